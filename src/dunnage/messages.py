@@ -1,0 +1,162 @@
+"""What we say on stderr: levels, the two shapes, and the phrases that clients act upon.
+
+Under the name ``dunnage`` a failure reads ``dunnage: cannot WHAT: WHY`` and, on a
+second line where stderr is a terminal, ``fix: ...``. Under the foreign names it is the
+one line ``FATAL:   SENTENCE; HINT`` that pilots and batch systems parse (CLI-20..39).
+"""
+from __future__ import annotations
+
+import errno
+import posix
+import sys
+
+from dunnage.errors import FAILED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.errors import DunnageError
+
+SILENT, QUIET, NORMAL, VERBOSE, DEBUG = 0, 1, 2, 4, 5
+
+# The ATLAS pilot fails a *successful* job when its stderr holds one of these (CLI-26..34).
+FATAL_ONLY_PHRASES = (
+    "Not mounting requested bind point",
+    "Failed to mount image",
+    "Failed to create user namespace",
+    "resource temporarily unavailable",
+)
+FORBIDDEN_PHRASES = (
+    "No more available loop devices",
+    "error: while mounting",
+    "Operation not permitted",
+    "Singularity is not installed",
+    "Apptainer is not installed",
+    "Failed invoking the NEWUSER namespace runtime",
+    "command not found",
+    "SL5 is unsupported",
+    "unrecognized arguments",
+)
+
+# A foreign fatal line, newline included; its cause lies in the first part (CLI-23).
+LINE_BYTES = 400
+CAUSE_BYTES = 200
+
+_COLORS = {"FATAL": "31", "ERROR": "31", "WARNING": "33", "INFO": "34"}
+
+
+def errno_name(number: int) -> str:
+    """Symbolic name. The C library's text would be one of the phrases above (CLI-30)."""
+    return errno.errorcode.get(number, f"errno {number}")
+
+
+def escape(name: bytes) -> str:
+    """A path or argument as printable text; other bytes and characters become ``\\x1b``, ``\\u202e``..."""
+    return _printable(name.decode("utf-8", "backslashreplace"))
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """Line breaks become ``; ``, other unprintable characters are escaped."""
+    return text if text.isprintable() else _printable("; ".join(filter(None, text.splitlines())))
+
+
+def guard(text: str, phrases: tuple[str, ...] = FORBIDDEN_PHRASES + FATAL_ONLY_PHRASES) -> str:
+    """Break phrases that would make a client fail the job; names and paths can contain them (CLI-35)."""
+    for phrase in phrases:
+        if phrase in text:
+            broken = phrase.replace("error: ", "error; ")
+            text = text.replace(phrase, broken if broken != phrase else phrase[0].swapcase() + phrase[1:])
+    return text
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` bytes of UTF-8; cut in the middle, since names begin and causes end a sentence."""
+    data = text.encode()
+    if len(data) <= limit:
+        return text
+    tail = (limit - 3) // 2
+    return data[:limit - 3 - tail].decode("utf-8", "ignore") + "..." + data[len(data) - tail:].decode("utf-8", "ignore")
+
+
+class Voice:
+    """The one way to stderr.
+
+    name      ``dunnage``, ``apptainer`` or ``singularity`` (CLI-01)
+    level     SILENT (errors only) to DEBUG (CLI-19)
+    terminal  stderr is a terminal
+    color     paint the first word
+    """
+
+    __slots__ = ("name", "level", "terminal", "color")
+
+    def __init__(self, name: bytes, level: int = NORMAL, terminal: bool = False, color: bool = False) -> None:
+        self.name = name
+        self.level = level
+        self.terminal = terminal
+        self.color = color
+
+    @property
+    def foreign(self) -> bool:
+        return self.name != b"dunnage"
+
+    def fatal(self, error: DunnageError) -> int:
+        """Print why we stop, at every level; returns the exit code.
+
+        Only failures with code 255 are called FATAL (CLI-22); a usage error is an ERROR.
+        """
+        level, phrases = ("FATAL", FORBIDDEN_PHRASES) if error.code == FAILED else ("ERROR", _ALL_PHRASES)
+        if self.foreign:
+            room = CAUSE_BYTES - len(_head(level))
+            text = shorten(guard(one_line(error.sentence), phrases), room)
+            if error.fix:
+                text += "; " + guard(one_line(error.fix), phrases)
+            self._write(level, shorten(text, LINE_BYTES - len(_head(level)) - 1))
+        else:
+            text = guard(one_line(f"cannot {error.what}: {error.why}"), phrases)
+            fix = guard(one_line(error.fix), phrases)
+            self._write(level, text + (f"{chr(10) if self.terminal else '; '}fix: {fix}" if fix else ""))
+        return error.code
+
+    def warning(self, text: str) -> None:
+        if self.level >= QUIET:
+            self._say("WARNING", text)
+
+    def info(self, text: str) -> None:
+        if self.level >= NORMAL:
+            self._say("INFO", text)
+
+    def verbose(self, text: str) -> None:
+        if self.level >= VERBOSE:
+            self._say("VERBOSE", text)
+
+    def debug(self, text: str) -> None:
+        """Names only, never values of variables (CLI-24)."""
+        if self.level >= DEBUG:
+            self._say("DEBUG", f"{sys._getframe(1).f_code.co_name}()[{posix.getpid()}] {text}")
+
+    def _say(self, level: str, text: str) -> None:
+        self._write(level, guard(one_line(text)))
+
+    def _write(self, level: str, text: str) -> None:
+        if self.foreign:
+            head = _head(level)
+        else:
+            head = "dunnage: " if level in ("FATAL", "ERROR", "INFO") else f"dunnage: {level.lower()}: "
+        if self.color and level in _COLORS:
+            head = f"\x1b[{_COLORS[level]}m{head.rstrip()}\x1b[0m" + head[len(head.rstrip()):]
+        try:
+            posix.write(2, f"{head}{text}\n".encode("utf-8", "backslashreplace"))
+        except OSError:
+            return  # stderr is gone; the exit code still tells
+
+
+_ALL_PHRASES = FORBIDDEN_PHRASES + FATAL_ONLY_PHRASES
+
+
+def _head(level: str) -> str:
+    return f"{level}:".ljust(9)
