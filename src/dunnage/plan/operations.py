@@ -26,7 +26,7 @@ VERSION = 1
 
 FRAME, SPEAKING, MECHANISM, NAMESPACES, OBJECTS, ROOT, PLACING, PROCESS, COMMAND, END = range(10)
 
-CALLS = "openat2|open_tree|mount_setattr|fsopen|close_range|statx"
+CALLS = "openat2|open_tree|mount_setattr|close_range"
 
 # name, phase, ((field, type), ...), meaning
 OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (

@@ -1,0 +1,143 @@
+/* What the parts of dunnage-launch share. The programme executes a plan and decides nothing:
+ * no environment variable, no configuration file and no default changes what it does. */
+#ifndef DUNNAGE_LAUNCH_H
+#define DUNNAGE_LAUNCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "operations.h"
+
+#define PRINTF(at, first) __attribute__((format(printf, at, first)))
+
+/* ---- plan.c: reading and checking ---- */
+
+struct record {
+	enum operation_id id;
+	char **field;
+};
+
+struct plan {
+	struct record *records;
+	size_t count;
+	size_t objects, opened, requests;
+	const char **request_text; /* [requests + 1]; entry 0 is empty */
+};
+
+/* Checks everything; does not return when the plan is wrong. */
+void plan_parse(struct plan *plan, char *text, size_t size);
+uint64_t number(const struct record *record, unsigned argument);
+unsigned small(const struct record *record, unsigned argument);
+mode_t mode_of(const struct record *record, unsigned argument);
+/* One-of: number of the word; set: bits. The field has been checked before. */
+unsigned words(const struct record *record, unsigned argument);
+
+/* ---- report.c: messages ---- */
+
+struct speech {
+	const char *name;
+	bool foreign;
+	unsigned level;
+	int code;
+	const struct plan *plan;
+	const char *doing; /* for the watchdog */
+};
+extern struct speech speech;
+
+const char *errno_name(int error);
+/* cannot WHAT: WHY; fix: FIX. `why` may be NULL when error is given with the call that failed. */
+_Noreturn void die(const char *fix, int error, const char *call, const char *what, ...) PRINTF(4, 5);
+/* The same for a mount that somebody asked for. */
+_Noreturn void die_request(unsigned request, const char *inside, int error, const char *why);
+_Noreturn void die_sentence(const char *sentence_dunnage, const char *sentence_foreign, const char *fix);
+void warn(const char *format, ...) PRINTF(1, 2);
+void note(const char *format, ...) PRINTF(1, 2);
+
+/* ---- paths.c: resolving without links ---- */
+
+enum lacking { LACK_OPENAT2 = 1 << WORD_WITHOUT_CALL_OPENAT2, LACK_OPEN_TREE = 1 << WORD_WITHOUT_CALL_OPEN_TREE,
+	LACK_MOUNT_SETATTR = 1 << WORD_WITHOUT_CALL_MOUNT_SETATTR, LACK_CLOSE_RANGE = 1 << WORD_WITHOUT_CALL_CLOSE_RANGE };
+extern unsigned lacking; /* what the plan took away or the kernel turned out not to have */
+
+/* `path` below `dir` without following any link; the last part may itself be one (O_PATH). -1 and errno. */
+int open_below(int dir, const char *path, int flags);
+/* An absolute host path, link-free. */
+int open_host(const char *path, int flags);
+/* The directory part below `dir`; *name is the last part, inside `path`. */
+int open_parent(int dir, const char *path, const char **name);
+/* A path given by its user, links followed, but never a magic one. */
+int open_workdir(const char *path);
+
+/* ---- mounts.c: one interface over both mount APIs ---- */
+
+enum mount_flags { FLAG_RO = 1 << 0, FLAG_DEV = 1 << 1, FLAG_PRIVATE = 1 << 2, FLAG_PLAIN = 1 << 3 };
+
+struct tree {
+	int fd;         /* new API: the detached, later attached clone; classic: O_PATH of the source */
+	unsigned flags;
+};
+
+extern bool classic;
+extern int procfs; /* checked /proc of the host */
+
+void mounts_choose(bool force_classic);
+/* Copy of the mounts at dir/name (name "" for dir itself); FLAG_PLAIN: top only, keep its flags. */
+int tree_clone(struct tree *tree, int dir, const char *name, unsigned flags);
+/* Mount on the object that `point` refers to. The tree's fd is closed by tree_close only. */
+int tree_attach(struct tree *tree, int point);
+int mount_readonly(int top);
+void tree_close(struct tree *tree);
+/* New file system on the object `point`. */
+int mount_new(const char *type, int point, unsigned long flags, const char *options);
+char *proc_path(char buffer[32], int fd);
+/* /proc/self/mountinfo, parsed; the caller frees it. */
+struct mount_entry {
+	unsigned id, parent;
+	char *point, *options;
+};
+struct mount_table {
+	char *text;
+	struct mount_entry *entries;
+	size_t count;
+};
+int mount_table_read(struct mount_table *table);
+void mount_table_free(struct mount_table *table);
+/* Is another mount on top of this one's root, or of one that it hangs on? */
+bool mount_hidden(const struct mount_table *table, const struct mount_entry *entry);
+/* Does the fd lie on a mount below our root? */
+bool mount_is_ours(int fd);
+
+/* ---- place.c: the new root ---- */
+
+void objects_compare(const struct plan *plan);
+void objects_clone(const struct plan *plan);
+void root_assemble(const struct plan *plan);
+void root_enter(const struct plan *plan);
+
+/* ---- process.c: namespaces, environment, exec ---- */
+
+struct call {            /* what the front saved, or our own arguments and environment */
+	const char *program; /* argv[0] as the user gave it */
+	char **arguments;
+	size_t argument_count;
+	char **environment;
+	size_t environment_count;
+	uint64_t ignored;    /* signals the caller ignored, bit n-1 for signal n */
+	bool known;          /* read from a call block */
+};
+extern struct call call;
+
+void process_prepare(void);
+void process_protect_descriptors(const struct plan *plan);
+void namespaces_enter(const struct plan *plan);
+/* The part of the launch that runs inside the namespaces. */
+_Noreturn void payload_start(const struct plan *plan, char **arguments);
+/* Forks init where a pid namespace was made; returns in the process that goes on. */
+void pid_namespace_enter(const struct plan *plan);
+/* Starts the front again; returns when the plan names none or it cannot be started. */
+void front_again(const char *reason);
+
+#endif

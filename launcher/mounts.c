@@ -1,0 +1,323 @@
+/* One interface over the new mount API (open_tree, mount_setattr, move_mount) and mount(2).
+ * Linux 5.12 and later have the new one whole; anything older runs entirely on mount(2). */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "launch.h"
+
+/* Same numbers on every architecture; old headers lack them. */
+#define NR_OPEN_TREE 428
+#define NR_MOVE_MOUNT 429
+#define NR_MOUNT_SETATTR 442
+#ifndef OPEN_TREE_CLONE
+#define OPEN_TREE_CLONE 1u
+#define OPEN_TREE_CLOEXEC ((unsigned)O_CLOEXEC)
+#define MOVE_MOUNT_F_EMPTY_PATH 0x04u
+#define MOVE_MOUNT_T_EMPTY_PATH 0x40u
+#define MOUNT_ATTR_RDONLY 0x01u
+#define MOUNT_ATTR_NOSUID 0x02u
+#define MOUNT_ATTR_NODEV 0x04u
+#endif
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+
+struct attributes {
+	uint64_t attr_set, attr_clr, propagation, userns_fd;
+};
+
+bool classic;
+int procfs = -1;
+
+static int set_attributes(int fd, unsigned flags, uint64_t set, uint64_t propagation) {
+	struct attributes attr = {.attr_set = set, .propagation = propagation};
+	return (int)syscall(NR_MOUNT_SETATTR, fd, "", (unsigned)AT_EMPTY_PATH | flags, &attr, sizeof attr);
+}
+
+static bool call_exists(long result) {
+	return !(result < 0 && (errno == ENOSYS || errno == EPERM));
+}
+
+/* By calling, never by version: vendor kernels carry backports, seccomp removes calls. */
+void mounts_choose(bool force_classic) {
+	classic = force_classic || lacking & (LACK_OPEN_TREE | LACK_MOUNT_SETATTR)
+		|| !call_exists(syscall(NR_OPEN_TREE, -1, "", 0))
+		|| !call_exists(set_attributes(-1, 0, MOUNT_ATTR_RDONLY, 0));
+}
+
+char *proc_path(char buffer[32], int fd) {
+	snprintf(buffer, 32, "/proc/self/fd/%d", fd);
+	return buffer;
+}
+
+/* ---- the mount table ---- */
+
+static char *read_mountinfo(void) {
+	int fd = openat(procfs, "self/mountinfo", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return NULL;
+	size_t size = 1 << 16, used = 0;
+	char *table = malloc(size);
+	while (table) {
+		ssize_t got = read(fd, table + used, size - used - 1);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0) {
+			free(table);
+			table = NULL;
+		} else if (!got) {
+			table[used] = 0;
+		} else if ((used += (size_t)got) < size - 1) {
+			continue;
+		} else {
+			char *larger = realloc(table, size *= 2);
+			if (!larger)
+				free(table);
+			table = larger;
+			continue;
+		}
+		break;
+	}
+	close(fd);
+	return table;
+}
+
+static void unescape(char *text) {
+	char *to = text;
+	for (char *from = text; *from; to++)
+		if (from[0] == '\\' && from[1] >= '0' && from[1] <= '3' && from[2] && from[3]) {
+			*to = (char)((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0'));
+			from += 4;
+		} else {
+			*to = *from++;
+		}
+	*to = 0;
+}
+
+/* "id parent major:minor root point options ..." */
+static bool parse_mount(char *line, struct mount_entry *entry) {
+	entry->id = (unsigned)strtoul(line, &line, 10);
+	entry->parent = (unsigned)strtoul(line, &line, 10);
+	for (int fields = 0; fields < 2 && line; fields++) /* from the blank before major:minor to that before the point */
+		line = strchr(line + 1, ' ');
+	if (!line)
+		return false;
+	entry->point = line + 1;
+	entry->options = strchr(entry->point, ' ');
+	if (!entry->options)
+		return false;
+	*entry->options++ = 0;
+	entry->options[strcspn(entry->options, " ")] = 0;
+	unescape(entry->point);
+	return true;
+}
+
+int mount_table_read(struct mount_table *table) {
+	*table = (struct mount_table){.text = read_mountinfo()};
+	size_t lines = 0;
+	for (const char *at = table->text; at && *at; at++)
+		lines += *at == '\n';
+	table->entries = table->text ? calloc(lines + 1, sizeof *table->entries) : NULL;
+	if (!table->entries) {
+		free(table->text);
+		return -1;
+	}
+	for (char *line = table->text; table->count < lines; table->count++) {
+		char *end = strchr(line, '\n');
+		*end = 0;
+		if (!parse_mount(line, &table->entries[table->count])) {
+			mount_table_free(table);
+			errno = EPROTO;
+			return -1;
+		}
+		line = end + 1;
+	}
+	return 0;
+}
+
+void mount_table_free(struct mount_table *table) {
+	free(table->entries);
+	free(table->text);
+}
+
+bool mount_hidden(const struct mount_table *table, const struct mount_entry *entry) {
+	for (size_t depth = 0; depth < table->count; depth++) {
+		const struct mount_entry *parent = NULL;
+		for (size_t i = 0; i < table->count; i++) {
+			const struct mount_entry *other = &table->entries[i];
+			bool same_point = !strcmp(other->point, entry->point);
+			if (other->parent == entry->id && same_point)
+				return true;
+			if (other->id == entry->parent && !same_point)
+				parent = other;
+		}
+		if (!parent || parent == entry)
+			return false;
+		entry = parent;
+	}
+	return false;
+}
+
+static unsigned mount_id(int fd) {
+	char name[40], text[512];
+	snprintf(name, sizeof name, "self/fdinfo/%d", fd);
+	int info = openat(procfs, name, O_RDONLY | O_CLOEXEC);
+	ssize_t got = info < 0 ? -1 : read(info, text, sizeof text - 1);
+	if (info >= 0)
+		close(info);
+	if (got <= 0)
+		return 0;
+	text[got] = 0;
+	const char *field = strstr(text, "mnt_id:");
+	return field ? (unsigned)strtoul(field + 7, NULL, 10) : 0;
+}
+
+bool mount_is_ours(int fd) {
+	unsigned wanted = mount_id(fd);
+	struct mount_table table;
+	bool found = false;
+	if (mount_table_read(&table) < 0)
+		return false;
+	for (size_t i = 0; !found && i < table.count; i++)
+		found = table.entries[i].id == wanted;
+	mount_table_free(&table);
+	return found;
+}
+
+/* ---- mount(2): flags one mount at a time ---- */
+
+static unsigned long kept_flags(const char *options) {
+	static const struct { const char *name; unsigned long flag; } locked[] = {
+		{"ro", MS_RDONLY}, {"nosuid", MS_NOSUID}, {"nodev", MS_NODEV}, {"noexec", MS_NOEXEC},
+		{"noatime", MS_NOATIME}, {"nodiratime", MS_NODIRATIME}, {"relatime", MS_RELATIME}};
+	unsigned long flags = 0;
+	for (const char *word = options; *word; word += strcspn(word, ","), word += *word == ',')
+		for (size_t i = 0; i < sizeof locked / sizeof *locked; i++)
+			if (!strncmp(word, locked[i].name, strlen(locked[i].name))
+			    && strchr(",", word[strlen(locked[i].name)]))
+				flags |= locked[i].flag;
+	return flags;
+}
+
+/* Remounts the mount `top` and, when recursive, all below it, keeping the flags that the kernel may
+ * have locked: dropping one gives EPERM. A round that finds nothing to do ends it. What another mount
+ * covers cannot be reached by path, and not by the payload either. */
+static int remount(unsigned top, unsigned long wanted, bool recursive) {
+	for (int round = 0; round < 5; round++) {
+		struct mount_table table;
+		if (mount_table_read(&table) < 0)
+			return -1;
+		bool *below = calloc(table.count + 1, sizeof *below);
+		bool changed = false, failed = !below, grown = !failed;
+		for (size_t i = 0; !failed && i < table.count; i++)
+			below[i] = table.entries[i].id == top;
+		while (recursive && grown) { /* parents may stand after their children */
+			grown = false;
+			for (size_t i = 0; i < table.count; i++)
+				for (size_t k = 0; !below[i] && k < table.count; k++)
+					if (below[k] && table.entries[k].id == table.entries[i].parent)
+						grown = below[i] = true;
+		}
+		for (size_t i = 0; !failed && i < table.count; i++) {
+			const struct mount_entry *entry = &table.entries[i];
+			unsigned long flags = kept_flags(entry->options);
+			if (!below[i] || (flags & wanted) == wanted || mount_hidden(&table, entry))
+				continue;
+			changed = true;
+			failed = mount(NULL, entry->point, NULL, MS_BIND | MS_REMOUNT | flags | wanted, NULL) < 0;
+		}
+		int error = errno;
+		free(below);
+		mount_table_free(&table);
+		errno = error;
+		if (failed)
+			return -1;
+		if (!changed)
+			return 0;
+	}
+	errno = EBUSY;
+	return -1;
+}
+
+/* ---- the interface ---- */
+
+int tree_clone(struct tree *tree, int dir, const char *name, unsigned flags) {
+	tree->flags = flags;
+	if (classic) {
+		tree->fd = *name ? openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC) : fcntl(dir, F_DUPFD_CLOEXEC, 3);
+		return tree->fd;
+	}
+	unsigned how = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (unsigned)AT_SYMLINK_NOFOLLOW | (unsigned)AT_NO_AUTOMOUNT;
+	how |= (*name ? 0 : (unsigned)AT_EMPTY_PATH) | (flags & FLAG_PLAIN ? 0 : (unsigned)AT_RECURSIVE);
+	tree->fd = (int)syscall(NR_OPEN_TREE, dir, name, how);
+	if (tree->fd < 0 || flags & FLAG_PLAIN)
+		return tree->fd;
+	uint64_t set = MOUNT_ATTR_NOSUID | (flags & FLAG_DEV ? 0 : MOUNT_ATTR_NODEV)
+		| (flags & FLAG_RO ? MOUNT_ATTR_RDONLY : 0);
+	if (set_attributes(tree->fd, (unsigned)AT_RECURSIVE, set, flags & FLAG_PRIVATE ? MS_PRIVATE : 0) < 0) {
+		int error = errno;
+		close(tree->fd);
+		errno = error;
+		return tree->fd = -1;
+	}
+	return tree->fd;
+}
+
+/* mount(2) has no detached trees: bind first, then set the flags of what now covers the point. */
+static int attach_classic(struct tree *tree, int point) {
+	char from[32], to[32];
+	unsigned long recursive = tree->flags & FLAG_PLAIN ? 0 : MS_REC;
+	if (mount(proc_path(from, tree->fd), proc_path(to, point), NULL, MS_BIND | recursive, NULL) < 0)
+		return -1;
+	char path[PATH_MAX];
+	ssize_t length = readlink(to, path, sizeof path - 1);
+	if (length < 0)
+		return -1;
+	path[length] = 0;
+	int top = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC); /* the new mount now covers this path */
+	if (top < 0)
+		return -1;
+	close(tree->fd);
+	tree->fd = top;
+	unsigned id = mount_id(top);
+	if (tree->flags & FLAG_PLAIN)
+		return 0;
+	if (tree->flags & FLAG_PRIVATE && mount(NULL, path, NULL, MS_PRIVATE | MS_REC, NULL) < 0)
+		return -1;
+	unsigned long wanted = MS_NOSUID | (tree->flags & FLAG_DEV ? 0 : MS_NODEV)
+		| (tree->flags & FLAG_RO ? MS_RDONLY : 0);
+	return remount(id, wanted, true);
+}
+
+int tree_attach(struct tree *tree, int point) {
+	if (classic)
+		return attach_classic(tree, point);
+	return (int)syscall(NR_MOVE_MOUNT, tree->fd, "", point, "",
+		MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+int mount_readonly(int top) {
+	if (classic)
+		return remount(mount_id(top), MS_RDONLY, false);
+	return set_attributes(top, 0, MOUNT_ATTR_RDONLY, 0);
+}
+
+void tree_close(struct tree *tree) {
+	if (tree->fd >= 0)
+		close(tree->fd);
+	tree->fd = -1;
+}
+
+int mount_new(const char *type, int point, unsigned long flags, const char *options) {
+	char to[32];
+	return mount(type, proc_path(to, point), type, flags, options);
+}

@@ -1,0 +1,130 @@
+/* Resolving paths below a directory without following links. A link where the plan saw none means
+ * that the file system changed, or that somebody attacks; both get the same refusal. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "launch.h"
+
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#define RESOLVE_NO_MAGICLINKS 0x02
+#define RESOLVE_NO_SYMLINKS 0x04
+#define RESOLVE_BENEATH 0x08
+
+struct open_how {
+	uint64_t flags, mode, resolve;
+};
+
+unsigned lacking;
+
+static int openat2(int dir, const char *path, int flags, uint64_t resolve) {
+	struct open_how how = {.flags = (uint64_t)(unsigned)(flags | O_CLOEXEC), .resolve = resolve};
+	return (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
+}
+
+/* Kernels before 5.6, or a seccomp profile that predates openat2. */
+static int walk(int dir, const char *path, int flags) {
+	char name[NAME_MAX + 1];
+	int here = dir;
+	for (;;) {
+		size_t length = strcspn(path, "/");
+		if (!length || length > NAME_MAX) {
+			errno = length ? ENAMETOOLONG : EINVAL;
+			break;
+		}
+		memcpy(name, path, length);
+		name[length] = 0;
+		if (!strcmp(name, "..")) {
+			errno = EXDEV;
+			break;
+		}
+		path += length + strspn(path + length, "/");
+		int next = openat(here, name, (*path ? O_PATH | O_DIRECTORY : flags) | O_NOFOLLOW | O_CLOEXEC);
+		int error = errno;
+		if (next < 0 && error == ENOTDIR && *path) { /* tell a link from a file, as openat2 does */
+			struct stat found;
+			if (!fstatat(here, name, &found, AT_SYMLINK_NOFOLLOW) && S_ISLNK(found.st_mode))
+				error = ELOOP;
+		}
+		if (here != dir)
+			close(here);
+		errno = error;
+		if (next < 0 || !*path)
+			return next;
+		here = next;
+	}
+	if (here != dir) {
+		int error = errno;
+		close(here);
+		errno = error;
+	}
+	return -1;
+}
+
+static int open_without_links(int dir, const char *path, int flags, uint64_t resolve) {
+	if (!(lacking & LACK_OPENAT2)) {
+		int fd;
+		do /* EAGAIN: a rename or mount elsewhere made the kernel unsure */
+			fd = openat2(dir, path, flags | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | resolve);
+		while (fd < 0 && errno == EAGAIN);
+		if (fd >= 0 || (errno != ENOSYS && errno != EPERM))
+			return fd;
+		lacking |= LACK_OPENAT2;
+	}
+	return walk(dir, path, flags);
+}
+
+int open_below(int dir, const char *path, int flags) {
+	if (!*path)
+		return openat(dir, ".", flags | O_CLOEXEC);
+	return open_without_links(dir, path, flags, RESOLVE_BENEATH);
+}
+
+int open_host(const char *path, int flags) {
+	if (!path[1])
+		return open(path, flags | O_CLOEXEC);
+	if (!(lacking & LACK_OPENAT2))
+		return open_without_links(AT_FDCWD, path, flags, 0);
+	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int fd = root < 0 ? -1 : walk(root, path + 1, flags);
+	int error = errno;
+	if (root >= 0)
+		close(root);
+	errno = error;
+	return fd;
+}
+
+int open_parent(int dir, const char *path, const char **name) {
+	const char *slash = strrchr(path, '/');
+	*name = slash ? slash + 1 : path;
+	char parent[PATH_MAX];
+	size_t length = slash ? (size_t)(slash - path) : 0;
+	if (length >= sizeof parent) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	memcpy(parent, path, length);
+	parent[length] = 0;
+	return open_below(dir, parent, O_PATH | O_DIRECTORY);
+}
+
+int open_workdir(const char *path) {
+	if (!(lacking & LACK_OPENAT2)) {
+		int fd = openat2(AT_FDCWD, path, O_PATH | O_DIRECTORY, RESOLVE_NO_MAGICLINKS);
+		if (fd >= 0 || (errno != ENOSYS && errno != EPERM))
+			return fd;
+	}
+	/* Without openat2: a magic link leads to a mount that is not among those of the new root. */
+	int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || mount_is_ours(fd))
+		return fd;
+	close(fd);
+	errno = ELOOP;
+	return -1;
+}

@@ -1,0 +1,770 @@
+/* The new root: objects, scratch, opened directories, mounts. Everything is reached through
+ * directory descriptors and without following links. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "launch.h"
+
+struct object {
+	const struct record *record;
+	struct tree tree;   /* of a source: its clone, until it is attached */
+	int staged;         /* root of its staged clone, or -1 */
+	bool late;          /* cloned only when attached: descriptors are scarce */
+};
+
+struct opened {
+	const struct record *record;
+	int backing;        /* the directory of the image */
+	int base;           /* where points are made: scratch, or the point itself when that is on our tmpfs */
+	struct tree top;    /* our own mount over the point; fd -1 when there is none */
+	bool in_place, overlay;
+	const char *first_point;
+};
+
+static struct object *objects;
+static struct opened *opened;
+static int scratch = -1, session = -1, root = -1;
+static const char *scratch_place = "";
+static dev_t *our_devices;
+static size_t our_device_count;
+
+static const char stale_fix[] = "start it again; if it repeats, find out what keeps changing these files";
+
+static void *reserve(size_t count, size_t size) {
+	void *memory = calloc(count ? count : 1, size);
+	if (!memory)
+		die("free some memory", ENOMEM, "calloc", "assemble the root");
+	return memory;
+}
+
+static void ours(int fd) {
+	struct stat status;
+	if (fstat(fd, &status) < 0)
+		die("", errno, "fstat", "look at our own tmpfs");
+	our_devices[our_device_count++] = status.st_dev;
+}
+
+static bool is_ours(dev_t device) {
+	for (size_t i = 0; i < our_device_count; i++)
+		if (our_devices[i] == device)
+			return true;
+	return false;
+}
+
+/* ---- objects ---- */
+
+static const char *source_problem(const struct record *record, const struct stat *found) {
+	bool wanted_dir = words(record, ARG_SOURCE_KIND) == WORD_SOURCE_KIND_DIR;
+	uint64_t inode = number(record, ARG_SOURCE_INODE);
+	if (!S_ISDIR(found->st_mode) == wanted_dir)
+		return wanted_dir ? "it is no directory any more" : "it became a directory";
+	if (inode && (found->st_ino != inode || found->st_dev != number(record, ARG_SOURCE_DEVICE)))
+		return "it was replaced";
+	return NULL;
+}
+
+static int open_source(const struct record *record, const char **problem, int *error) {
+	struct stat found;
+	int fd = open_host(record->field[ARG_SOURCE_PATH], O_PATH);
+	*error = fd < 0 ? errno : 0;
+	*problem = fd < 0 ? "open" : NULL;
+	if (fd >= 0 && fstat(fd, &found) < 0) {
+		*error = errno;
+		*problem = "fstat";
+	} else if (fd >= 0) {
+		*problem = source_problem(record, &found);
+	}
+	return fd;
+}
+
+/* O_PATH alone does not make an automount happen. What comes of it shows when the source is opened. */
+static void trigger_automount(const char *path) {
+	char inner[PATH_MAX + 2];
+	struct stat found;
+	snprintf(inner, sizeof inner, "%s/.", path);
+	(void)fstatat(AT_FDCWD, inner, &found, 0);
+}
+
+/* Before any effect: a stale plan is made anew, once, by the front. */
+void objects_compare(const struct plan *plan) {
+	for (size_t i = 0; i < plan->count; i++) {
+		const struct record *record = &plan->records[i];
+		if (record->id != OP_SOURCE)
+			continue;
+		const char *problem, *path = record->field[ARG_SOURCE_PATH];
+		if (words(record, ARG_SOURCE_FLAGS) & WORD_SOURCE_FLAGS_TRIGGER)
+			trigger_automount(path);
+		int error, fd = open_source(record, &problem, &error);
+		if (fd >= 0)
+			close(fd);
+		if (!problem)
+			continue;
+		front_again("stale");
+		char why[300];
+		snprintf(why, sizeof why, "%s: %s%s%s", path, error ? errno_name(error) : problem,
+			error ? " on " : "", error ? problem : "");
+		die(stale_fix, 0, why, "start, the file system changed while the container was being prepared");
+	}
+}
+
+static void clone_source(struct object *object) {
+	const struct record *record = object->record;
+	unsigned given = words(record, ARG_SOURCE_FLAGS), request = small(record, ARG_SOURCE_REQUEST);
+	unsigned flags = (given & WORD_SOURCE_FLAGS_RO ? FLAG_RO : 0u) | (given & WORD_SOURCE_FLAGS_DEV ? FLAG_DEV : 0u)
+		| (given & WORD_SOURCE_FLAGS_PRIVATE ? FLAG_PRIVATE : 0u);
+	const char *problem;
+	int error, fd = open_source(record, &problem, &error);
+	if (error == ELOOP && given & WORD_SOURCE_FLAGS_TRIGGER)
+		problem = "open: the automount did not happen in this namespace (is its mount shared on the host?)";
+	if (problem)
+		die_request(request, record->field[ARG_SOURCE_PATH], error, problem);
+	if (tree_clone(&object->tree, fd, "", flags) < 0)
+		die_request(request, record->field[ARG_SOURCE_PATH], errno, "open_tree or mount_setattr of the source");
+	close(fd);
+}
+
+/* Is the place of the scratch at or below this path? Its clone would then show the scratch. */
+static bool holds_scratch(const char *path) {
+	size_t length = strlen(path);
+	return !path[1] || (!strncmp(scratch_place, path, length) && (!scratch_place[length] || scratch_place[length] == '/'));
+}
+
+static void raise_descriptors(size_t wanted, size_t *possible) {
+	struct rlimit limit;
+	*possible = 1024;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	if (limit.rlim_cur < wanted + 64 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max < wanted + 64 ? limit.rlim_max : wanted + 64;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	*possible = limit.rlim_cur > 64 ? (size_t)limit.rlim_cur - 64 : 0;
+}
+
+static void choose_scratch(const struct plan *plan) {
+	struct stat found;
+	for (size_t i = 0; i < plan->count; i++) {
+		const struct record *record = &plan->records[i];
+		if (record->id != OP_SCRATCH_PLACE)
+			continue;
+		if (!lstat(record->field[0], &found) && S_ISDIR(found.st_mode)) {
+			scratch_place = record->field[0];
+			return;
+		}
+	}
+	die("create one of them, or an empty directory named in the configuration", 0,
+		"none of the plan's candidate directories exists", "find a place for the scratch");
+}
+
+void objects_clone(const struct plan *plan) {
+	objects = reserve(plan->objects, sizeof *objects);
+	opened = reserve(plan->opened, sizeof *opened);
+	choose_scratch(plan);
+	size_t sources = 0, possible, tmpfs = 2;
+	for (size_t i = 0; i < plan->count; i++) {
+		const struct record *record = &plan->records[i];
+		if (record->id == OP_SOURCE || record->id == OP_GENERATED || record->id == OP_PRIVATE) {
+			objects[small(record, 0)] = (struct object){.record = record, .tree.fd = -1, .staged = -1};
+			sources += record->id == OP_SOURCE;
+		}
+		tmpfs += record->id == OP_MOUNT_TMPFS;
+	}
+	our_devices = reserve(tmpfs, sizeof *our_devices);
+	raise_descriptors(sources + 2 * plan->opened, &possible);
+	size_t held = 2 * plan->opened;
+	for (size_t i = 0; i < plan->objects; i++) {
+		struct object *object = &objects[i];
+		if (object->record->id != OP_SOURCE)
+			continue;
+		object->late = held >= possible && !holds_scratch(object->record->field[ARG_SOURCE_PATH]);
+		if (object->late)
+			continue;
+		clone_source(object);
+		held++;
+	}
+}
+
+/* ---- the scratch ---- */
+
+static int make_tmpfs(const char *place, int point, mode_t mode, uint64_t bytes, uint64_t inodes) {
+	char options[120], link[32];
+	snprintf(options, sizeof options, "mode=%04o,size=%llu,nr_inodes=%llu", mode,
+		(unsigned long long)bytes, (unsigned long long)inodes);
+	return mount("tmpfs", place ? place : proc_path(link, point), "tmpfs", MS_NOSUID | MS_NODEV, options);
+}
+
+static void make_scratch(const struct record *record) {
+	if (make_tmpfs(scratch_place, -1, 0755, number(record, ARG_SCRATCH_BYTES), number(record, ARG_SCRATCH_INODES)) < 0) {
+		int error = errno;
+		char reason[64];
+		snprintf(reason, sizeof reason, "userns:mount:%s", errno_name(error));
+		front_again(reason);
+		die("see dunnage check", error, "mount of tmpfs", "make the scratch on %s", scratch_place);
+	}
+	scratch = open(scratch_place, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (scratch < 0)
+		die("", errno, "open", "enter the scratch");
+	ours(scratch);
+}
+
+static int scratch_dir(const char *format, unsigned which, char name[24]) {
+	snprintf(name, 24, format, which);
+	if (mkdirat(scratch, name, 0755) < 0)
+		die("", errno, "mkdirat in the scratch", "assemble the root");
+	int fd = openat(scratch, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		die("", errno, "openat in the scratch", "assemble the root");
+	return fd;
+}
+
+static void make_session(const struct record *record) {
+	char name[24];
+	int point = scratch_dir("session", 0, name);
+	if (make_tmpfs(NULL, point, 0755, number(record, ARG_SESSION_BYTES), number(record, ARG_SESSION_INODES)) < 0)
+		die("", errno, "mount of tmpfs", "make the session directory");
+	close(point);
+	session = openat(scratch, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (session < 0)
+		die("", errno, "open", "enter the session directory");
+	ours(session);
+}
+
+static void make_generated(const struct record *record) {
+	char name[24];
+	snprintf(name, sizeof name, "g%u", small(record, ARG_GENERATED_OBJECT));
+	int fd = openat(scratch, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	const char *content = record->field[ARG_GENERATED_CONTENT];
+	for (size_t left = strlen(content); fd >= 0 && left;) {
+		ssize_t wrote = write(fd, content, left);
+		if (wrote < 0 && errno == EINTR)
+			continue;
+		if (wrote < 0)
+			die("", errno, "write", "generate a file");
+		content += wrote;
+		left -= (size_t)wrote;
+	}
+	if (fd < 0 || fchmod(fd, mode_of(record, ARG_GENERATED_MODE)) < 0)
+		die("", errno, "open or fchmod", "generate a file");
+	close(fd);
+}
+
+static void make_private(const struct record *record) {
+	char name[24];
+	snprintf(name, sizeof name, "%u", small(record, ARG_PRIVATE_OBJECT));
+	if (mkdirat(session, name, mode_of(record, ARG_PRIVATE_MODE)) < 0)
+		die("", errno, "mkdirat", "make a private directory");
+}
+
+/* ---- image and stages ---- */
+
+static void stage(const struct record *record) {
+	struct object *object = &objects[small(record, 0)];
+	char name[24];
+	if (object->late)
+		clone_source(object);
+	int point = scratch_dir("s%u", small(record, 0), name);
+	if (tree_attach(&object->tree, point) < 0)
+		die_request(small(object->record, ARG_SOURCE_REQUEST), object->record->field[ARG_SOURCE_PATH],
+			errno, "attaching its staged clone");
+	close(point);
+	object->staged = object->tree.fd;
+	object->tree.fd = -1;
+}
+
+/* The object as a tree that can be attached now. */
+static struct tree take(struct object *object, unsigned request, const char *inside) {
+	struct tree tree = object->tree;
+	char name[24];
+	int error = 0;
+	switch (object->record->id) {
+	case OP_SOURCE:
+		if (object->staged >= 0) { /* already carries its flags */
+			unsigned given = words(object->record, ARG_SOURCE_FLAGS);
+			if (tree_clone(&tree, object->staged, "", FLAG_RO | (given & WORD_SOURCE_FLAGS_DEV ? FLAG_DEV : 0u)) < 0)
+				error = errno;
+		} else if (object->late) {
+			clone_source(object);
+			tree = object->tree;
+		}
+		break;
+	case OP_GENERATED:
+		snprintf(name, sizeof name, "g%u", small(object->record, 0));
+		if (tree_clone(&tree, scratch, name, FLAG_RO) < 0)
+			error = errno;
+		break;
+	default:
+		snprintf(name, sizeof name, "%u", small(object->record, 0));
+		if (tree_clone(&tree, session, name, 0) < 0)
+			error = errno;
+	}
+	object->tree.fd = -1;
+	if (error)
+		die_request(request, inside, error, "open_tree");
+	return tree;
+}
+
+static void make_root(const struct record *record) {
+	char name[24];
+	struct object *object = &objects[small(record, ARG_ROOT_OBJECT)];
+	int point = scratch_dir("root", 0, name);
+	struct tree tree = take(object, 0, "/");
+	if (tree_attach(&tree, point) < 0)
+		die("", errno, "move_mount", "make the image the root");
+	close(point);
+	root = tree.fd;
+}
+
+/* ---- opened directories ---- */
+
+/* The point at `inside`, of whatever kind. */
+static int open_point(const char *inside, int flags, unsigned request) {
+	int fd = open_below(root, inside + 1, flags);
+	if (fd < 0)
+		die_request(request, inside, errno, "opening its mount point: the image changed, or a link appeared");
+	return fd;
+}
+
+static void begin_open(const struct record *record) {
+	struct opened *directory = &opened[small(record, ARG_OPEN_OPENED)];
+	const char *inside = record->field[ARG_OPEN_INSIDE];
+	unsigned request = small(record, ARG_OPEN_REQUEST);
+	char name[24];
+	*directory = (struct opened){.record = record, .top.fd = -1};
+	directory->backing = open_below(objects[small(record, ARG_OPEN_BACKING)].staged, record->field[ARG_OPEN_BELOW],
+		O_RDONLY | O_DIRECTORY);
+	if (directory->backing < 0)
+		die_request(request, inside, errno, "listing the directory");
+	if (!inside[1]) { /* the root: one mount of the scratch's own tmpfs, filled in place */
+		int point = scratch_dir("root", 0, name);
+		if (tree_clone(&directory->top, point, "", FLAG_PLAIN) < 0 || tree_attach(&directory->top, point) < 0)
+			die("", errno, "open_tree or move_mount", "make the root");
+		close(point);
+		root = directory->top.fd;
+		directory->in_place = true;
+		directory->base = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	} else {
+		struct stat found;
+		int point = open_point(inside, O_RDONLY | O_DIRECTORY, request);
+		if (fstat(point, &found) < 0)
+			die_request(request, inside, errno, "fstat");
+		directory->in_place = is_ours(found.st_dev);
+		if (directory->in_place) {
+			directory->base = point;
+		} else {
+			close(point);
+			directory->base = scratch_dir("o%u", small(record, ARG_OPEN_OPENED), name);
+		}
+	}
+	if (directory->base < 0)
+		die_request(request, inside, errno, "open");
+}
+
+static void make_point(const struct record *record, const char *below, bool dir, mode_t mode) {
+	struct opened *directory = &opened[small(record, 0)];
+	if (!directory->first_point)
+		directory->first_point = below;
+	int result = dir ? mkdirat(directory->base, below, mode) : mknodat(directory->base, below, S_IFREG | mode, 0);
+	if (result < 0)
+		die_request(small(directory->record, ARG_OPEN_REQUEST), directory->record->field[ARG_OPEN_INSIDE], errno,
+			dir ? "mkdirat of a mount point" : "mknodat of a mount point");
+}
+
+static void copy_metadata(struct opened *directory) {
+	const struct record *record = directory->record;
+	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
+		{.tv_sec = (time_t)number(record, ARG_OPEN_SECONDS), .tv_nsec = (long)number(record, ARG_OPEN_NANOSECONDS)}};
+	if (fchmod(directory->base, mode_of(record, ARG_OPEN_MODE)) < 0 || futimens(directory->base, times) < 0)
+		die_request(small(record, ARG_OPEN_REQUEST), record->field[ARG_OPEN_INSIDE], errno, "fchmod or futimens");
+}
+
+struct entry { /* of getdents64 */
+	uint64_t inode;
+	int64_t offset;
+	unsigned short length;
+	unsigned char type;
+	char name[];
+};
+
+static bool ordinary(const char *name) {
+	return strcmp(name, ".") && strcmp(name, "..");
+}
+
+/* Some kernels mount an overlay over FUSE and then fail on use: look before going on. */
+static bool overlay_works(struct opened *directory, int top) {
+	struct stat found;
+	if (directory->first_point && fstatat(top, directory->first_point, &found, AT_SYMLINK_NOFOLLOW) < 0)
+		return false;
+	_Alignas(struct entry) char buffer[1024];
+	long got = syscall(SYS_getdents64, directory->backing, buffer, sizeof buffer);
+	for (long at = 0; at < got;) {
+		struct entry *entry = (struct entry *)(void *)(buffer + at);
+		at += entry->length;
+		if (ordinary(entry->name)) {
+			bool works = !fstatat(top, entry->name, &found, AT_SYMLINK_NOFOLLOW);
+			lseek(directory->backing, 0, SEEK_SET);
+			return works;
+		}
+	}
+	lseek(directory->backing, 0, SEEK_SET);
+	return got >= 0;
+}
+
+static bool fill_by_overlay(struct opened *directory) {
+	const char *inside = directory->record->field[ARG_OPEN_INSIDE];
+	unsigned request = small(directory->record, ARG_OPEN_REQUEST);
+	char layers[140];
+	copy_metadata(directory);
+	snprintf(layers, sizeof layers, "redirect_dir=nofollow,lowerdir=/proc/self/fd/%d:/proc/self/fd/%d", directory->base, directory->backing);
+	int point = inside[1] ? open_point(inside, O_PATH | O_DIRECTORY, request) : root;
+	if (mount_new("overlay", point, MS_RDONLY | MS_NOSUID | MS_NODEV, layers) < 0) {
+		note("no overlay on %s (%s), using binds", inside, errno_name(errno));
+		if (inside[1])
+			close(point);
+		return false;
+	}
+	int top = inside[1] ? open_point(inside, O_PATH | O_DIRECTORY, request) : openat(scratch, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	directory->overlay = overlay_works(directory, top);
+	if (inside[1]) {
+		close(point);
+		close(top);
+	} else {
+		close(root);
+		root = top;
+	}
+	if (!directory->overlay) { /* binds then cover it */
+		note("the overlay on %s does not work, using binds", inside);
+	}
+	return directory->overlay;
+}
+
+static void take_over(struct opened *directory, int into, const char *name, unsigned char type) {
+	const char *inside = directory->record->field[ARG_OPEN_INSIDE];
+	struct stat found;
+	if (type == DT_UNKNOWN) {
+		if (fstatat(directory->backing, name, &found, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) {
+			note("%s/%s is left out: %s", inside, name, errno_name(errno));
+			return;
+		}
+		type = S_ISLNK(found.st_mode) ? DT_LNK : S_ISDIR(found.st_mode) ? DT_DIR : DT_REG;
+	}
+	int made;
+	if (type == DT_LNK) {
+		char text[PATH_MAX];
+		ssize_t length = readlinkat(directory->backing, name, text, sizeof text - 1);
+		if (length < 0) {
+			note("%s/%s is left out: %s", inside, name, errno_name(errno));
+			return;
+		}
+		text[length] = 0;
+		made = symlinkat(text, directory->base, name);
+	} else {
+		made = type == DT_DIR ? mkdirat(directory->base, name, 0755) : mknodat(directory->base, name, S_IFREG | 0444, 0);
+	}
+	if (made < 0 && errno == EEXIST)
+		return; /* a point of ours */
+	if (made < 0)
+		die_request(small(directory->record, ARG_OPEN_REQUEST), inside, errno, "making an entry in the scratch");
+	if (type == DT_LNK)
+		return;
+	struct tree tree;
+	int point = -1, result = tree_clone(&tree, directory->backing, name, FLAG_RO);
+	if (result >= 0) {
+		point = openat(into, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		result = point < 0 ? -1 : tree_attach(&tree, point);
+	}
+	int error = errno;
+	if (result < 0 && (error == ENOSPC || error == EMFILE || error == ENFILE || error == ENOMEM))
+		die_request(small(directory->record, ARG_OPEN_REQUEST), inside, error, "mounting its entries");
+	if (result < 0) {
+		note("%s/%s is left out: %s", inside, name, errno_name(error));
+		unlinkat(directory->base, name, type == DT_DIR ? AT_REMOVEDIR : 0);
+	}
+	if (point >= 0)
+		close(point);
+	tree_close(&tree);
+}
+
+static void fill_by_binds(struct opened *directory) {
+	const char *inside = directory->record->field[ARG_OPEN_INSIDE];
+	unsigned request = small(directory->record, ARG_OPEN_REQUEST);
+	if (!directory->in_place) { /* our mount first: filling before binding would multiply the mounts */
+		int point = open_point(inside, O_PATH | O_DIRECTORY, request);
+		if (tree_clone(&directory->top, directory->base, "", FLAG_PLAIN) < 0 || tree_attach(&directory->top, point) < 0)
+			die_request(request, inside, errno, "move_mount of the opened directory");
+		close(point);
+	}
+	int into = directory->top.fd >= 0 ? directory->top.fd : directory->base;
+	_Alignas(struct entry) char buffer[32768];
+	for (;;) {
+		long got = syscall(SYS_getdents64, directory->backing, buffer, sizeof buffer);
+		if (got < 0)
+			die_request(request, inside, errno, "listing the directory");
+		if (!got)
+			return;
+		for (long at = 0; at < got;) {
+			struct entry *entry = (struct entry *)(void *)(buffer + at);
+			at += entry->length;
+			if (ordinary(entry->name))
+				take_over(directory, into, entry->name, entry->type);
+		}
+	}
+}
+
+static void fill(const struct record *record) {
+	struct opened *directory = &opened[small(record, 0)];
+	const struct record *plan = directory->record;
+	speech.doing = plan->field[ARG_OPEN_INSIDE];
+	if (words(plan, ARG_OPEN_STRATEGY) == WORD_OPEN_STRATEGY_OVERLAY) {
+		if (fill_by_overlay(directory))
+			return;
+		if (words(plan, ARG_OPEN_FALLBACK) == WORD_OPEN_FALLBACK_NONE)
+			die_request(small(plan, ARG_OPEN_REQUEST), plan->field[ARG_OPEN_INSIDE], 0,
+				"overlay is refused here and the plan allows nothing else");
+	}
+	fill_by_binds(directory);
+}
+
+static void seal(const struct record *record) {
+	struct opened *directory = &opened[small(record, 0)];
+	if (!directory->overlay) {
+		copy_metadata(directory);
+		if (directory->top.fd >= 0 && mount_readonly(directory->top.fd) < 0)
+			die_request(small(directory->record, ARG_OPEN_REQUEST), directory->record->field[ARG_OPEN_INSIDE], errno,
+				"making the opened directory read-only");
+	}
+	if (directory->top.fd >= 0 && directory->top.fd != root)
+		tree_close(&directory->top);
+	close(directory->base);
+	close(directory->backing);
+}
+
+/* ---- mounts and points ---- */
+
+static bool of_kind(const struct stat *found, unsigned kind) {
+	switch (kind) {
+	case WORD_ATTACH_KIND_DIR: return S_ISDIR(found->st_mode);
+	case WORD_ATTACH_KIND_LINK: return S_ISLNK(found->st_mode);
+	default: return !S_ISDIR(found->st_mode) && !S_ISLNK(found->st_mode);
+	}
+}
+
+static void attach(const struct record *record) {
+	const char *inside = record->field[ARG_ATTACH_INSIDE];
+	unsigned request = small(record, ARG_ATTACH_REQUEST), kind = words(record, ARG_ATTACH_KIND);
+	struct stat found;
+	int point = open_point(inside, O_PATH | O_NOFOLLOW, request);
+	if (fstat(point, &found) < 0)
+		die_request(request, inside, errno, "fstat");
+	if (!of_kind(&found, kind))
+		die_request(request, inside, 0, "the mount point changed its kind while the container was being prepared");
+	if (kind == WORD_ATTACH_KIND_LINK) {
+		char text[PATH_MAX];
+		ssize_t length = readlinkat(point, "", text, sizeof text - 1);
+		text[length < 0 ? 0 : length] = 0;
+		if (strcmp(text, record->field[ARG_ATTACH_LINK]))
+			die_request(request, inside, 0, "the link there changed while the container was being prepared");
+	}
+	struct tree tree = take(&objects[small(record, ARG_ATTACH_OBJECT)], request, inside);
+	if (tree_attach(&tree, point) < 0)
+		die_request(request, inside, errno, "move_mount or its flags");
+	close(point);
+	tree_close(&tree);
+}
+
+/* The parent of something we make; on a tmpfs of ours, or, if so wanted, anywhere else. */
+static int parent_of(const char *inside, const char **name, bool on_ours, unsigned request) {
+	struct stat found;
+	int parent = open_parent(root, inside + 1, name);
+	if (parent < 0 || fstat(parent, &found) < 0)
+		die_request(request, inside, errno, "opening its parent directory");
+	if (on_ours != is_ours(found.st_dev))
+		die_request(request, inside, 0, on_ours ? "its parent directory is not on a tmpfs of ours"
+			: "its parent directory is on a tmpfs of ours");
+	return parent;
+}
+
+static void make(const struct record *record) {
+	const char *name, *inside = record->field[1];
+	int parent = parent_of(inside, &name, true, 0), result;
+	switch (record->id) {
+	case OP_MAKE_DIR: result = mkdirat(parent, name, mode_of(record, 0)); break;
+	case OP_MAKE_FILE: result = mknodat(parent, name, S_IFREG | mode_of(record, 0), 0); break;
+	default: result = symlinkat(record->field[0], parent, name);
+	}
+	if (result < 0)
+		die_request(0, inside, errno, "making it on our tmpfs");
+	close(parent);
+}
+
+/* The only thing ever created outside the scratch. Never followed, never replaced. */
+static void make_on_host(const struct record *record) {
+	const char *name, *inside = record->field[1];
+	unsigned request = small(record, 0);
+	struct stat found;
+	bool dir = record->id == OP_HOST_DIR;
+	int parent = parent_of(inside, &name, false, request);
+	int result = dir ? mkdirat(parent, name, 0755) : mknodat(parent, name, S_IFREG | 0644, 0);
+	if (result < 0 && errno != EEXIST)
+		die_request(request, inside, errno, "creating its mount point in the writable bind");
+	if (fstatat(parent, name, &found, AT_SYMLINK_NOFOLLOW) < 0 || !of_kind(&found, dir ? WORD_ATTACH_KIND_DIR : WORD_ATTACH_KIND_FILE))
+		die_request(request, inside, 0, "something of another kind appeared where its mount point belongs");
+	close(parent);
+}
+
+static void mount_kernel(const struct record *record, const char *type, unsigned long flags, const char *options, const char *inside) {
+	int point = open_point(inside, O_PATH | O_DIRECTORY, 0);
+	if (mount_new(type, point, flags, options) < 0) {
+		int error = errno;
+		if (record->id == OP_MOUNT_PROC && error == EPERM)
+			die("unmask /proc in the outer container (systempaths=unconfined, procMount: Unmasked), or do without --pid",
+				error, "mount: the /proc of this machine is masked", "mount a new /proc");
+		die("", error, "mount", "mount a new %s on %s", type, inside);
+	}
+	close(point);
+}
+
+static void mount_tmpfs(const struct record *record) {
+	const char *inside = record->field[ARG_MOUNT_TMPFS_INSIDE];
+	int point = open_point(inside, O_PATH | O_DIRECTORY, 0);
+	if (make_tmpfs(NULL, point, mode_of(record, ARG_MOUNT_TMPFS_MODE), number(record, ARG_MOUNT_TMPFS_BYTES),
+		number(record, ARG_MOUNT_TMPFS_INODES)) < 0)
+		die("", errno, "mount", "mount a new tmpfs on %s", inside);
+	close(point);
+	int top = open_point(inside, O_PATH | O_DIRECTORY, 0);
+	ours(top);
+	close(top);
+}
+
+void root_assemble(const struct plan *plan) {
+	for (size_t i = 0; i < plan->count; i++) {
+		const struct record *record = &plan->records[i];
+		speech.doing = operations[record->id].name;
+		switch (record->id) {
+		case OP_SCRATCH: make_scratch(record); break;
+		case OP_SESSION: make_session(record); break;
+		case OP_GENERATED: make_generated(record); break;
+		case OP_PRIVATE: make_private(record); break;
+		case OP_STAGE: stage(record); break;
+		case OP_ROOT: make_root(record); break;
+		case OP_OPEN: begin_open(record); break;
+		case OP_POINT_DIR:
+			make_point(record, record->field[ARG_POINT_DIR_BELOW], true, mode_of(record, ARG_POINT_DIR_MODE)); break;
+		case OP_POINT_FILE:
+			make_point(record, record->field[ARG_POINT_FILE_BELOW], false, mode_of(record, ARG_POINT_FILE_MODE)); break;
+		case OP_FILL: fill(record); break;
+		case OP_SEAL: seal(record); break;
+		case OP_ATTACH: attach(record); break;
+		case OP_MAKE_DIR: case OP_MAKE_FILE: case OP_MAKE_LINK: make(record); break;
+		case OP_HOST_DIR: case OP_HOST_FILE: make_on_host(record); break;
+		case OP_MOUNT_PROC:
+			mount_kernel(record, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, record->field[0]); break;
+		case OP_MOUNT_MQUEUE:
+			mount_kernel(record, "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, record->field[0]); break;
+		case OP_MOUNT_DEVPTS:
+			mount_kernel(record, "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620", record->field[0]); break;
+		case OP_MOUNT_TMPFS: mount_tmpfs(record); break;
+		default: break;
+		}
+	}
+}
+
+/* ---- entering and verifying ---- */
+
+struct promise { /* what mounts at and below a path must have */
+	const char *inside;
+	bool ro, nodev;
+};
+
+static int by_path(const void *a, const void *b) {
+	return strcmp(((const struct promise *)a)->inside, ((const struct promise *)b)->inside);
+}
+
+static const struct promise *promise_for(const struct promise *promises, size_t count, const char *path) {
+	char above[PATH_MAX];
+	size_t length = strlen(path);
+	if (length >= sizeof above)
+		return NULL;
+	memcpy(above, path, length + 1);
+	for (;;) {
+		struct promise wanted = {.inside = *above ? above : "/"};
+		const struct promise *found = bsearch(&wanted, promises, count, sizeof *promises, by_path);
+		if (found || !*above)
+			return found;
+		*strrchr(above, '/') = 0;
+	}
+}
+
+/* A call that returned 0 is no proof: read back what the kernel shows. */
+static void verify(const struct plan *plan) {
+	struct promise *promises = reserve(plan->count + 1, sizeof *promises);
+	size_t count = 0;
+	promises[count++] = (struct promise){"/", true, true};
+	for (size_t i = 0; i < plan->count; i++) {
+		const struct record *record = &plan->records[i];
+		if (record->id == OP_ATTACH) {
+			const struct record *object = objects[small(record, ARG_ATTACH_OBJECT)].record;
+			unsigned flags = object->id == OP_SOURCE ? words(object, ARG_SOURCE_FLAGS) : 0;
+			promises[count++] = (struct promise){record->field[ARG_ATTACH_INSIDE],
+				object->id == OP_GENERATED || flags & WORD_SOURCE_FLAGS_RO, !(flags & WORD_SOURCE_FLAGS_DEV)};
+		} else if (record->id == OP_MOUNT_PROC || record->id == OP_MOUNT_MQUEUE || record->id == OP_MOUNT_DEVPTS) {
+			promises[count++] = (struct promise){record->field[0], false, record->id != OP_MOUNT_DEVPTS};
+		} else if (record->id == OP_MOUNT_TMPFS) {
+			promises[count++] = (struct promise){record->field[ARG_MOUNT_TMPFS_INSIDE], false, true};
+		}
+	}
+	qsort(promises, count, sizeof *promises, by_path);
+	struct mount_table table;
+	if (mount_table_read(&table) < 0 || !table.count)
+		die("", errno, "reading mountinfo", "verify the mounts");
+	for (size_t i = 0; i < table.count; i++) {
+		const struct mount_entry *entry = &table.entries[i];
+		const struct promise *promise = promise_for(promises, count, entry->point);
+		const char *missing = !promise ? "a place in the plan" : promise->ro && strncmp(entry->options, "ro", 2) ? "ro"
+			: !strstr(entry->options, "nosuid") ? "nosuid"
+			: promise->nodev && !strstr(entry->options, "nodev") ? "nodev" : NULL;
+		if (missing && !mount_hidden(&table, entry)) {
+			char why[100];
+			snprintf(why, sizeof why, "the mount came out without %s", missing);
+			die_request(0, entry->point, 0, why);
+		}
+	}
+	mount_table_free(&table);
+	free(promises);
+}
+
+void root_enter(const struct plan *plan) {
+	speech.doing = "pivot_root";
+	if (fchdir(root) < 0)
+		die("", errno, "fchdir", "enter the new root");
+	if (syscall(SYS_pivot_root, ".", ".") == 0) {
+		if (umount2(".", MNT_DETACH) < 0)
+			die("", errno, "umount2 of the old root", "leave the old root");
+	} else if (errno != EINVAL || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0) {
+		/* EINVAL: the current root is the initramfs, which cannot be pivoted away */
+		die("", errno, "pivot_root", "enter the new root");
+	}
+	if (chdir("/") < 0)
+		die("", errno, "chdir", "enter the new root");
+	close(root);
+	close(scratch);
+	if (session >= 0)
+		close(session);
+	for (size_t i = 0; i < plan->objects; i++) {
+		tree_close(&objects[i].tree);
+		if (objects[i].staged >= 0)
+			close(objects[i].staged);
+	}
+	verify(plan);
+}

@@ -1,0 +1,173 @@
+/* Messages: Python is gone when these are needed, so the plan says which shape they take. */
+#define _GNU_SOURCE
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "launch.h"
+
+struct speech speech = {.name = "dunnage-launch", .level = 2, .code = EXIT_FAILED, .doing = "starting"};
+
+/* Never strerror(): clients of the foreign names act on the C library's texts. */
+const char *errno_name(int error) {
+#define NAME(e) case e: return #e
+	switch (error) {
+	NAME(EPERM); NAME(ENOENT); NAME(ESRCH); NAME(EINTR); NAME(EIO); NAME(ENXIO); NAME(E2BIG);
+	NAME(ENOEXEC); NAME(EBADF); NAME(ECHILD); NAME(EAGAIN); NAME(ENOMEM); NAME(EACCES); NAME(EFAULT);
+	NAME(EBUSY); NAME(EEXIST); NAME(EXDEV); NAME(ENODEV); NAME(ENOTDIR); NAME(EISDIR); NAME(EINVAL);
+	NAME(ENFILE); NAME(EMFILE); NAME(ENOTTY); NAME(ETXTBSY); NAME(EFBIG); NAME(ENOSPC); NAME(EROFS);
+	NAME(EMLINK); NAME(EPIPE); NAME(ERANGE); NAME(ENAMETOOLONG); NAME(ENOSYS); NAME(ENOTEMPTY);
+	NAME(ELOOP); NAME(EOVERFLOW); NAME(ELIBBAD); NAME(EUSERS); NAME(EOPNOTSUPP); NAME(ETIMEDOUT);
+	NAME(EDQUOT); NAME(ESTALE); NAME(ENOTCONN); NAME(EHOSTDOWN); NAME(EREMOTEIO); NAME(EKEYREJECTED);
+	}
+#undef NAME
+	return "an unexpected error";
+}
+
+enum { LINE = 1400 };
+
+struct text {
+	char bytes[LINE];
+	size_t used;
+};
+
+/* Appends; bytes that could disturb a terminal or a line-based reader are escaped. */
+static void append(struct text *text, const char *from) {
+	for (; *from && text->used < LINE - 8; from++) {
+		unsigned char byte = (unsigned char)*from;
+		if (byte == '\n')
+			text->used += (size_t)sprintf(text->bytes + text->used, "\\n");
+		else if (byte < 32 || byte == 127)
+			text->used += (size_t)sprintf(text->bytes + text->used, "\\x%02x", byte);
+		else
+			text->bytes[text->used++] = (char)byte;
+	}
+	text->bytes[text->used] = 0;
+}
+
+static void append_format(struct text *text, const char *format, va_list arguments) {
+	char line[LINE];
+	vsnprintf(line, sizeof line, format, arguments);
+	append(text, line);
+}
+
+static void PRINTF(2, 3) appendf(struct text *text, const char *format, ...) {
+	va_list arguments;
+	va_start(arguments, format);
+	append_format(text, format, arguments);
+	va_end(arguments);
+}
+
+static void emit(struct text *text) {
+	text->bytes[text->used++] = '\n';
+	for (size_t done = 0; done < text->used;) {
+		ssize_t wrote = write(2, text->bytes + done, text->used - done);
+		if (wrote < 0 && errno != EINTR)
+			return;
+		if (wrote > 0)
+			done += (size_t)wrote;
+	}
+}
+
+_Noreturn static void fatal(const char *dunnage, const char *foreign, const char *fix) {
+	struct text text = {.used = 0};
+	bool hint = fix && *fix;
+	if (speech.foreign) {
+		appendf(&text, "FATAL:   %s%s%s", foreign, hint ? "; " : "", hint ? fix : "");
+		if (text.used > 399) /* clients keep 400 bytes of the line */
+			text.used = 399;
+	} else {
+		appendf(&text, "%s: %s", speech.name, dunnage);
+		if (hint && isatty(2)) {
+			emit(&text);
+			text.used = 0;
+			appendf(&text, "fix: %s", fix);
+		} else if (hint) {
+			appendf(&text, "; fix: %s", fix);
+		}
+	}
+	emit(&text);
+	_exit(speech.code);
+}
+
+_Noreturn void die_sentence(const char *sentence_dunnage, const char *sentence_foreign, const char *fix) {
+	fatal(sentence_dunnage, sentence_foreign, fix);
+}
+
+_Noreturn void die(const char *fix, int error, const char *failed, const char *what, ...) {
+	struct text subject = {.used = 0}, dunnage = {.used = 0}, foreign = {.used = 0};
+	va_list arguments;
+	va_start(arguments, what);
+	append_format(&subject, what, arguments);
+	va_end(arguments);
+	char why[200];
+	if (error && failed)
+		snprintf(why, sizeof why, "%s on %s", errno_name(error), failed);
+	else
+		snprintf(why, sizeof why, "%s", error ? errno_name(error) : failed);
+	appendf(&dunnage, "cannot %s: %s", subject.bytes, why);
+	appendf(&foreign, "cannot %s: error: %s", subject.bytes, why);
+	fatal(dunnage.bytes, foreign.bytes, fix);
+}
+
+_Noreturn void die_request(unsigned request, const char *inside, int error, const char *why) {
+	struct text dunnage = {.used = 0}, foreign = {.used = 0};
+	const char *asked = speech.plan && request ? speech.plan->request_text[request] : "";
+	const char *name = error ? errno_name(error) : "";
+	const char *on = error && why ? " on " : "";
+	const char *fix = error == ENOSPC ? "raise fs.mount-max or bind fewer things"
+		: "check that nothing changes the image or the sources during the start; -d shows the plan";
+	appendf(&dunnage, "cannot mount %s: %s%s%s", inside, name, on, why ? why : "");
+	appendf(&foreign, "Not mounting requested bind point %s: error: %s%s%s", inside, name, on, why ? why : "");
+	if (*asked) {
+		appendf(&dunnage, " (asked for by %s)", asked);
+		appendf(&foreign, " (%s)", asked);
+	}
+	fatal(dunnage.bytes, foreign.bytes, fix);
+}
+
+/* Phrases that clients take for a verdict when they see them on stderr; paths can contain them. */
+static void guard(char *line) {
+	static const char *const phrases[] = {
+		"Not mounting requested bind point", "No more available loop devices", "Failed to mount image",
+		"error: while mounting", "Operation not permitted", "Failed to create user namespace",
+		"Singularity is not installed", "Apptainer is not installed",
+		"Failed invoking the NEWUSER namespace runtime", "resource temporarily unavailable",
+		"command not found", "SL5 is unsupported", "unrecognized arguments",
+		"temporary sandbox", "executable file not found in", NULL};
+	for (size_t i = 0; phrases[i]; i++)
+		for (char *hit; (hit = strstr(line, phrases[i]));)
+			*hit = (char)(isupper((unsigned char)*hit) ? tolower((unsigned char)*hit) : toupper((unsigned char)*hit));
+	for (char *hit; (hit = strstr(line, "error: "));)
+		hit[5] = ';';
+}
+
+static void say(unsigned level, const char *word, const char *format, va_list arguments) {
+	if (speech.level < level)
+		return;
+	struct text body = {.used = 0}, text = {.used = 0};
+	append_format(&body, format, arguments);
+	guard(body.bytes);
+	if (speech.foreign)
+		appendf(&text, "%s:%*s%s", word, (int)(8 - strlen(word)), "", body.bytes);
+	else
+		appendf(&text, "%s: %s%s", speech.name, level < 4 ? "warning: " : "", body.bytes);
+	emit(&text);
+}
+
+void warn(const char *format, ...) {
+	va_list arguments;
+	va_start(arguments, format);
+	say(2, "WARNING", format, arguments);
+	va_end(arguments);
+}
+
+void note(const char *format, ...) {
+	va_list arguments;
+	va_start(arguments, format);
+	say(4, "VERBOSE", format, arguments);
+	va_end(arguments);
+}
