@@ -1,0 +1,93 @@
+# Dunnage. `make` alone lists what can be done.
+#
+# PYTHON     Python 3.9 or newer that builds and, installed, runs dunnage
+# CC         compiler; default musl-gcc if installed, else gcc
+# PREFIX, DESTDIR   where `make install` puts things, as usual
+# TESTS      what `make test` runs: paths and options of pytest
+
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+PREFIX ?= /usr/local
+TESTS ?=
+export PYTHON
+
+INTO := $(DESTDIR)$(PREFIX)
+MAN := $(wildcard docs/man/*.1)
+RUN_TESTS := packaging/test.sh -n 2 --dist loadgroup
+
+.PHONY: help build demo test test-all lint bench fuzz install uninstall clean setup launcher
+
+help:
+	@echo 'make build      compile the launcher, byte-compile the package; launcher/build/dunnage then works in place'
+	@echo 'make demo       install what is missing, make an OS image and run the ATLAS and CMS cases in it'
+	@echo 'make test       install what is missing and run the tests, as an unprivileged user; TESTS=PATH for some of them'
+	@echo 'make test-all   the same with the tests that take minutes'
+	@echo 'make lint       ruff, mypy --strict and the static analyser of gcc'
+	@echo 'make bench      compare speed and memory with the runtimes installed here'
+	@echo 'make fuzz       feed broken plans to the launcher built with sanitizers'
+	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR for packagers); make uninstall removes it again'
+	@echo 'make setup      install the Debian packages for all of this; without root, list them'
+	@echo 'make clean      remove what was built; what was downloaded (.venv) stays'
+
+launcher:
+	@[ -w launcher ] || [ -x launcher/build/dunnage-launch ] || \
+		{ echo 'build: this tree belongs to somebody else; fix: build in a copy of it'; exit 1; }
+	@$(MAKE) --no-print-directory -C launcher $(if $(filter default undefined,$(origin CC)),,CC='$(CC)')
+
+build: launcher
+	@$(PYTHON) -m compileall -q src
+	@echo 'build: launcher/build/dunnage is ready'
+
+setup:
+	@packaging/setup.sh build test demo bench
+
+demo:
+	@packaging/setup.sh build demo
+	@demo/run.sh
+
+test:
+	@packaging/setup.sh build test
+	@$(RUN_TESTS) -m 'not long' $(TESTS)
+
+test-all:
+	@packaging/setup.sh build test bench
+	@$(RUN_TESTS) $(TESTS)
+
+lint:
+	@packaging/setup.sh build test
+	@venv=$$(packaging/venv.sh) && "$$venv/bin/ruff" check . && "$$venv/bin/mypy"
+	@$(MAKE) --no-print-directory -C launcher analyze
+
+bench: build
+	@packaging/setup.sh build bench
+	@$(PYTHON) tests/bench/run.py
+
+fuzz:
+	@$(MAKE) --no-print-directory -C launcher sanitize
+	@$(PYTHON) tests/fuzz/run.py
+
+# No stale module of an older version may stay behind, hence the rm. The sidecar tells the
+# front which Python to use where that is not the system's.
+install: build
+	@case '$(PREFIX)' in /*) ;; *) echo 'install: PREFIX must be an absolute path'; exit 1 ;; esac
+	@rm -rf '$(INTO)/lib/dunnage' '$(INTO)/bin/dunnage-python'
+	@install -D -m 0755 launcher/build/dunnage-launch '$(INTO)/lib/dunnage/dunnage-launch'
+	@cd src && find dunnage -type f ! -name '*.pyc' -exec install -D -m 0644 '{}' '$(INTO)/lib/dunnage/python/{}' ';'
+	@umask 022; $(PYTHON) -m compileall -q $(if $(DESTDIR),-s '$(DESTDIR)') '$(INTO)/lib/dunnage/python'
+	@for page in $(MAN); do install -D -m 0644 "$$page" '$(INTO)/share/man/man1/'"$${page##*/}"; done
+ifneq ($(PYTHON),/usr/bin/python3)
+	@install -D -m 0755 packaging/dunnage-python '$(INTO)/bin/dunnage-python'
+	@sed -i "1s|.*|#!$$(command -v $(PYTHON))|" '$(INTO)/bin/dunnage-python'
+endif
+	@install -D -m 0755 launcher/build/dunnage '$(INTO)/bin/dunnage'
+	@echo 'install: $(INTO)/bin/dunnage'
+
+uninstall:
+	@rm -rf '$(INTO)/lib/dunnage'
+	@rm -f '$(INTO)/bin/dunnage' '$(INTO)/bin/dunnage-python' $(patsubst docs/man/%,'$(INTO)/share/man/man1/%',$(MAN))
+	@echo 'uninstall: dunnage is gone from $(INTO)'
+
+clean:
+	@$(MAKE) --no-print-directory -C launcher clean
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src tests launcher -name __pycache__ -prune -exec rm -rf '{}' + 2> /dev/null || true
+	@echo 'clean: done'

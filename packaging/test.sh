@@ -1,0 +1,50 @@
+#!/bin/sh
+# Run pytest as an unprivileged user. Usage: packaging/test.sh [pytest arguments]
+#
+# Started by root: tests of a tool that needs no privilege prove nothing when root runs them, so a
+# copy of the tree is given to the user dunnage-test (made if absent) and tested there. A
+# plain user tests in the clone itself, or in a copy if the clone is somebody else's.
+# Afterwards the copy is gone; the exit status is pytest's.
+set -eu
+umask 022
+tree=$(cd "$(dirname "$0")/.." && pwd -P)
+venv=$("$tree/packaging/venv.sh")
+user=dunnage-test
+python=${PYTHON:-/usr/bin/python3}
+
+if [ "$(id -u)" != 0 ] && [ -w "$tree" ] && [ -w "$tree/launcher" ] && [ -w "$tree/src/dunnage" ]; then
+	cd "$tree"
+	make --no-print-directory build "PYTHON=$python"
+	DUNNAGE_WHEELS=$venv/wheels exec "$venv/bin/python" -m pytest "$@"
+fi
+
+work=$(mktemp -d /var/tmp/dunnage-test.XXXXXX)
+# An interrupted test can leave directories that even their owner may not enter.
+trap 'chmod -R u+rwX "$work" 2> /dev/null; rm -rf --one-file-system "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+mkdir "$work/tree" "$work/home" "$work/tmp"
+tar -C "$tree" -c --exclude=./.git --exclude=./.venv --exclude=./launcher/build --exclude=./build --exclude=./dist \
+	--exclude=__pycache__ --exclude='./.*_cache' --exclude=./.hypothesis . | tar -C "$work/tree" -x --no-same-owner
+
+as_user=''
+if [ "$(id -u)" = 0 ]; then
+	id "$user" > /dev/null 2>&1 || useradd --system --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
+	# Debian gives everybody the use of it through udev, which a container does not run.
+	[ ! -c /dev/fuse ] || [ "$(stat -c %a /dev/fuse)" = 666 ] || chmod 0666 /dev/fuse 2> /dev/null || true
+	chown -R "$user:" "$work"
+	chmod 0755 "$work"
+	as_user="setpriv --reuid $user --regid $user --init-groups --inh-caps -all --ambient-caps -all"
+	echo "test: as $user in $work"
+else
+	echo "test: in a copy, $work, because $tree belongs to somebody else"
+fi
+
+# No exec: the trap cleans up. Nothing of the caller's environment is needed, or wanted, in a test.
+status=0
+# shellcheck disable=SC2086,SC2016
+(cd "$work/tree" && $as_user env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
+	HOME="$work/home" TMPDIR="$work/tmp" DUNNAGE_WHEELS="$venv/wheels" ${DUNNAGE_MUST_WORK:+DUNNAGE_MUST_WORK=$DUNNAGE_MUST_WORK} \
+	sh -c 'umask 022; make --no-print-directory build "PYTHON=$1" && shift && exec "$@"' sh \
+	"$python" "$venv/bin/python" -m pytest "$@") || status=$?
+exit "$status"
