@@ -117,18 +117,14 @@ void front_again(const char *reason) {
 
 /* ---- descriptors ---- */
 
-static void mark_by_listing(bool close_them) {
+static void mark_by_listing(void) {
 	int listing = openat(procfs, "self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = listing < 0 ? NULL : fdopendir(listing);
 	if (!dir)
 		die("", errno, "listing /proc/self/fd", "close inherited descriptors");
 	for (struct dirent *entry; (entry = readdir(dir));) {
 		int fd = atoi(entry->d_name);
-		if (fd <= 2 || fd == listing)
-			continue;
-		if (close_them)
-			close(fd);
-		else
+		if (fd > 2 && fd != listing)
 			fcntl(fd, F_SETFD, FD_CLOEXEC);
 	}
 	closedir(dir);
@@ -143,7 +139,7 @@ void process_protect_descriptors(const struct plan *plan) {
 	if (!close_others)
 		return;
 	if (lacking & LACK_CLOSE_RANGE || syscall(NR_CLOSE_RANGE, 3u, ~0u, MARK_CLOEXEC) < 0)
-		mark_by_listing(false);
+		mark_by_listing();
 	for (size_t i = 0; i < plan->count; i++)
 		if (plan->records[i].id == OP_KEEP_DESCRIPTOR && fcntl((int)number(&plan->records[i], 0), F_SETFD, 0) < 0)
 			die("open it before the start", errno, "fcntl", "keep descriptor %s", plan->records[i].field[0]);
@@ -344,6 +340,7 @@ static _Noreturn void outer_process(pid_t init, int socket) {
 
 static _Noreturn void init_process(pid_t payload, int signals) {
 	prctl(PR_SET_DUMPABLE, 0);
+	setpgid(0, 0); /* what is sent to the caller's process group reaches the payload once, not through us too */
 	let_go_of_descriptors(outer, signals, false);
 	for (;;) {
 		struct pollfd wait = {.fd = signals, .events = POLLIN};
@@ -511,9 +508,10 @@ static int scope_landlock(unsigned scopes) {
 static void drop_capabilities(void) {
 	struct { uint32_t version; int pid; } header = {0x20080522, 0};
 	struct { uint32_t effective, permitted, inheritable; } none[2] = {{0, 0, 0}, {0, 0, 0}};
-	for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
-		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0)
-			die("", errno, "prctl PR_CAPBSET_DROP", "drop capabilities");
+	for (int capability = 0; prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; capability++)
+		;
+	if (errno != EINVAL) /* which ends the kernel's list */
+		die("", errno, "prctl PR_CAPBSET_DROP", "drop capabilities");
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	if (syscall(SYS_capset, &header, none) < 0)
 		die("", errno, "capset", "drop capabilities");

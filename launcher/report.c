@@ -121,7 +121,8 @@ _Noreturn void die_request(unsigned request, const char *inside, int error, cons
 	const char *fix = error == ENOSPC ? "raise fs.mount-max or bind fewer things"
 		: "check that nothing changes the image or the sources during the start; -d shows the plan";
 	appendf(&dunnage, "cannot mount %s: %s%s%s", inside, name, on, why ? why : "");
-	appendf(&foreign, "Not mounting requested bind point %s: error: %s%s%s", inside, name, on, why ? why : "");
+	appendf(&foreign, "%s %s: error: %s%s%s", *asked ? "Not mounting requested bind point" : "cannot mount", inside,
+		name, on, why ? why : "");
 	if (*asked) {
 		appendf(&dunnage, " (asked for by %s)", asked);
 		appendf(&foreign, " (%s)", asked);
