@@ -10,11 +10,7 @@ import errno
 import posix
 import sys
 
-from dunnage.errors import FAILED
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from dunnage.errors import DunnageError
+from dunnage.errors import FAILED, DunnageError
 
 SILENT, QUIET, NORMAL, VERBOSE, DEBUG = 0, 1, 2, 4, 5
 
@@ -36,6 +32,7 @@ FORBIDDEN_PHRASES = (
     "SL5 is unsupported",
     "unrecognized arguments",
 )
+ALL_PHRASES = FORBIDDEN_PHRASES + FATAL_ONLY_PHRASES
 
 # A foreign fatal line, newline included; its cause lies in the first part (CLI-23).
 LINE_BYTES = 400
@@ -65,7 +62,7 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else _printable("; ".join(filter(None, text.splitlines())))
 
 
-def guard(text: str, phrases: tuple[str, ...] = FORBIDDEN_PHRASES + FATAL_ONLY_PHRASES) -> str:
+def guard(text: str, phrases: tuple[str, ...] = ALL_PHRASES) -> str:
     """Break phrases that would make a client fail the job; names and paths can contain them (CLI-35)."""
     for phrase in phrases:
         if phrase in text:
@@ -81,6 +78,18 @@ def shorten(text: str, limit: int) -> str:
         return text
     tail = (limit - 3) // 2
     return data[:limit - 3 - tail].decode("utf-8", "ignore") + "..." + data[len(data) - tail:].decode("utf-8", "ignore")
+
+
+def answer(text: str) -> None:
+    """What a query command answers, on stdout (CLI-17). A reader that went away is no error."""
+    data = text.encode("utf-8", "backslashreplace")
+    try:
+        while data:
+            data = data[posix.write(1, data):]
+    except BrokenPipeError:
+        return
+    except OSError as error:
+        raise DunnageError("write to standard output", errno_name(error.errno or 0)) from None
 
 
 class Voice:
@@ -109,7 +118,7 @@ class Voice:
 
         Only failures with code 255 are called FATAL (CLI-22); a usage error is an ERROR.
         """
-        level, phrases = ("FATAL", FORBIDDEN_PHRASES) if error.code == FAILED else ("ERROR", _ALL_PHRASES)
+        level, phrases = ("FATAL", FORBIDDEN_PHRASES) if error.code == FAILED else ("ERROR", ALL_PHRASES)
         if self.foreign:
             room = CAUSE_BYTES - len(_head(level))
             text = shorten(guard(one_line(error.sentence), phrases), room)
@@ -153,9 +162,6 @@ class Voice:
             posix.write(2, f"{head}{text}\n".encode("utf-8", "backslashreplace"))
         except OSError:
             return  # stderr is gone; the exit code still tells
-
-
-_ALL_PHRASES = FORBIDDEN_PHRASES + FATAL_ONLY_PHRASES
 
 
 def _head(level: str) -> str:

@@ -1,0 +1,192 @@
+"""THE table of command-line options and verbs, as the parser needs it; help texts are in settings_help.
+
+An option is known to the parser, with its arity and twins, before Dunnage can do what it
+says: otherwise a command line that uses it would shift its IMAGE position (CLI-16).
+"""
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Row = tuple[int, str, tuple[bytes, ...]]
+
+COMPATIBLE = "1.4.5"  # the Apptainer level that the foreign names claim (CLI-08)
+
+# Arity: boolean; one value, the last wins; comma list, accumulates; a grammar of its own (cli.parse).
+FLAG, VALUE, LIST, SPEC = range(4)
+
+# Target: the attribute of cli.parse.Options that receives the value, or one of these two.
+IGNORED = ""   # accepted, changes nothing here
+REFUSED = "-"  # one clear error
+
+# Option: (arity, target, twins without their APPTAINER_ or SINGULARITY_ prefix).
+GLOBAL: dict[bytes, Row] = {
+    b"help": (FLAG, "help", ()),
+    b"version": (FLAG, "version", ()),
+    b"silent": (FLAG, "silent", (b"SILENT",)),
+    b"quiet": (FLAG, "quiet", (b"QUIET",)),
+    b"verbose": (FLAG, "verbose", (b"VERBOSE",)),
+    b"debug": (FLAG, "debug", (b"DEBUG",)),
+    b"nocolor": (FLAG, "nocolor", (b"NOCOLOR",)),
+    b"config": (VALUE, "config", (b"CONFIG_FILE",)),
+    b"build-config": (FLAG, IGNORED, ()),
+}
+GLOBAL_LETTERS = {
+    b"h": b"help", b"s": b"silent", b"q": b"quiet", b"v": b"verbose", b"d": b"debug", b"c": b"config",
+}
+
+# Options of every verb that starts a payload.
+ACTION: dict[bytes, Row] = {
+    b"help": (FLAG, "help", ()),
+    b"bind": (SPEC, "binds", (b"BIND", b"BINDPATH")),
+    b"mount": (SPEC, "mounts", (b"MOUNT",)),
+    b"home": (SPEC, "home", (b"HOME",)),
+    b"no-home": (FLAG, "no_home", (b"NO_HOME",)),
+    b"no-mount": (LIST, "no_mount", (b"NO_MOUNT",)),
+    b"workdir": (VALUE, "workdir", (b"WORKDIR",)),
+    b"scratch": (LIST, "scratch", (b"SCRATCH", b"SCRATCHDIR")),
+    b"pwd": (VALUE, "cwd", (b"PWD", b"TARGET_PWD", b"CWD", b"TARGET_CWD")),
+    b"cwd": (VALUE, "cwd", ()),
+    b"contain": (FLAG, "contain", (b"CONTAIN",)),
+    b"containall": (FLAG, "containall", (b"CONTAINALL",)),
+    b"pid": (FLAG, "pid", (b"PID", b"UNSHARE_PID")),
+    b"no-pid": (FLAG, "no_pid", (b"NO_PID",)),
+    b"no-init": (FLAG, "no_init", (b"NOSHIMINIT",)),
+    b"ipc": (FLAG, "ipc", (b"IPC", b"UNSHARE_IPC")),
+    b"uts": (FLAG, "uts", (b"UTS", b"UNSHARE_UTS")),
+    b"hostname": (VALUE, "hostname", (b"HOSTNAME",)),
+    b"net": (FLAG, "net", (b"NET", b"UNSHARE_NET")),
+    b"network": (SPEC, "network", (b"NETWORK",)),
+    b"userns": (FLAG, "userns", (b"USERNS", b"UNSHARE_USERNS")),
+    b"cleanenv": (FLAG, "cleanenv", (b"CLEANENV",)),
+    b"env": (SPEC, "env", ()),
+    b"env-file": (LIST, "env_file", (b"ENV_FILE",)),
+    b"no-env": (LIST, "no_env", (b"NOENV",)),
+    b"no-umask": (FLAG, "no_umask", (b"NO_UMASK",)),
+    b"nv": (FLAG, "nv", (b"NV",)),
+    b"rocm": (FLAG, "rocm", (b"ROCM",)),
+    b"underlay": (FLAG, "underlay", (b"UNDERLAY",)),
+    # Ours: no twins, since a job could set them (CLI-58).
+    b"underlay-strategy": (SPEC, "underlay_strategy", ()),
+    b"mount-api": (SPEC, "mount_api", ()),
+
+    b"add-caps": (VALUE, IGNORED, (b"ADD_CAPS",)),
+    b"drop-caps": (VALUE, IGNORED, (b"DROP_CAPS",)),
+    b"no-privs": (FLAG, IGNORED, (b"NO_PRIVS",)),
+    b"no-eval": (FLAG, IGNORED, (b"NO_EVAL",)),
+    b"no-compat": (FLAG, IGNORED, (b"NO_COMPAT",)),
+    b"containlibs": (LIST, IGNORED, (b"CONTAINLIBS",)),
+    b"no-nv": (FLAG, IGNORED, (b"NV_OFF", b"NO_NV")),
+    b"no-rocm": (FLAG, IGNORED, (b"ROCM_OFF", b"NO_ROCM")),
+    b"ignore-subuid": (FLAG, IGNORED, (b"IGNORE_SUBUID",)),
+    b"ignore-userns": (FLAG, IGNORED, (b"IGNORE_USERNS",)),
+    b"ignore-fakeroot-command": (FLAG, IGNORED, (b"IGNORE_FAKEROOT_COMMAND",)),
+    # About fetching and unpacking images, which a directory does not need.
+    b"disable-cache": (FLAG, IGNORED, (b"DISABLE_CACHE",)),
+    b"unsquash": (FLAG, IGNORED, (b"UNSQUASH",)),
+    b"sif-fuse": (FLAG, IGNORED, (b"SIF_FUSE",)),
+    b"tmp-sandbox": (FLAG, IGNORED, (b"TMP_SANDBOX",)),
+    b"no-tmp-sandbox": (FLAG, IGNORED, (b"NO_TMP_SANDBOX",)),
+    b"tmpdir": (VALUE, IGNORED, (b"TMPDIR",)),
+    b"docker-login": (FLAG, IGNORED, (b"DOCKER_LOGIN",)),
+    b"docker-username": (VALUE, IGNORED, (b"DOCKER_USERNAME",)),
+    b"docker-password": (VALUE, IGNORED, (b"DOCKER_PASSWORD",)),
+    b"docker-host": (VALUE, IGNORED, (b"DOCKER_HOST",)),
+    b"authfile": (VALUE, IGNORED, (b"AUTH_FILE",)),
+    b"no-https": (FLAG, IGNORED, (b"NOHTTPS", b"NO_HTTPS")),
+    b"nohttps": (FLAG, IGNORED, ()),
+    b"passphrase": (FLAG, IGNORED, (b"ENCRYPTION_PASSPHRASE",)),
+    b"pem-path": (VALUE, IGNORED, (b"ENCRYPTION_PEM_PATH",)),
+
+    b"allow-setuid": (FLAG, REFUSED, (b"ALLOW_SETUID",)),
+    b"app": (VALUE, REFUSED, (b"APP", b"APPNAME")),
+    b"apply-cgroups": (VALUE, REFUSED, (b"APPLY_CGROUPS",)),
+    b"blkio-weight": (VALUE, REFUSED, (b"BLKIO_WEIGHT",)),
+    b"blkio-weight-device": (VALUE, REFUSED, (b"BLKIO_WEIGHT_DEVICE",)),
+    b"boot": (FLAG, REFUSED, (b"BOOT",)),
+    b"cdi-dirs": (VALUE, REFUSED, (b"CDI_DIRS",)),
+    b"compat": (FLAG, REFUSED, (b"COMPAT",)),
+    b"compat32": (FLAG, REFUSED, (b"COMPAT32",)),
+    b"cpu-shares": (VALUE, REFUSED, (b"CPU_SHARES",)),
+    b"cpus": (VALUE, REFUSED, (b"CPUS",)),
+    b"cpuset-cpus": (VALUE, REFUSED, (b"CPUSET_CPUS",)),
+    b"cpuset-mems": (VALUE, REFUSED, (b"CPUSET_MEMS",)),
+    b"device": (VALUE, REFUSED, (b"DEVICE",)),
+    b"dmtcp-launch": (VALUE, REFUSED, (b"DMTCP_LAUNCH",)),
+    b"dmtcp-restart": (VALUE, REFUSED, (b"DMTCP_RESTART",)),
+    b"dns": (VALUE, REFUSED, (b"DNS",)),
+    b"eval-env": (FLAG, REFUSED, ()),
+    b"fakeroot": (FLAG, REFUSED, (b"FAKEROOT",)),
+    b"fusemount": (VALUE, REFUSED, (b"FUSESPEC",)),
+    b"intel-hpu": (FLAG, REFUSED, (b"INTEL_HPU",)),
+    b"keep-layers": (FLAG, REFUSED, (b"KEEP_LAYERS",)),
+    b"keep-privs": (FLAG, REFUSED, (b"KEEP_PRIVS",)),
+    b"memory": (VALUE, REFUSED, (b"MEMORY",)),
+    b"memory-reservation": (VALUE, REFUSED, (b"MEMORY_RESERVATION",)),
+    b"memory-swap": (VALUE, REFUSED, (b"MEMORY_SWAP",)),
+    b"netns-path": (VALUE, REFUSED, (b"NETNS_PATH",)),
+    b"network-args": (VALUE, REFUSED, (b"NETWORK_ARGS",)),
+    b"no-setgroups": (FLAG, REFUSED, (b"NO_SETGROUPS",)),
+    b"nvccli": (FLAG, REFUSED, (b"NVCCLI",)),
+    b"oci": (FLAG, REFUSED, (b"OCI",)),
+    b"oom-kill-disable": (FLAG, REFUSED, (b"OOM_KILL_DISABLE",)),
+    b"overlay": (VALUE, REFUSED, (b"OVERLAY", b"OVERLAYIMAGE")),
+    b"pids-limit": (VALUE, REFUSED, (b"PIDS_LIMIT",)),
+    b"runscript-timeout": (VALUE, REFUSED, (b"RUNSCRIPT_TIMEOUT",)),
+    b"security": (VALUE, REFUSED, (b"SECURITY",)),
+    b"sharens": (FLAG, REFUSED, (b"SHARENS",)),
+    b"status-file": (VALUE, REFUSED, ()),
+    b"writable": (FLAG, REFUSED, (b"WRITABLE",)),
+    b"writable-tmpfs": (FLAG, REFUSED, (b"WRITABLE_TMPFS",)),
+}
+ACTION_LETTERS = {
+    b"h": b"help", b"B": b"bind", b"H": b"home", b"W": b"workdir", b"S": b"scratch", b"c": b"contain",
+    b"C": b"containall", b"p": b"pid", b"i": b"ipc", b"n": b"net", b"u": b"userns", b"e": b"cleanenv",
+    b"f": b"fakeroot", b"o": b"overlay", b"w": b"writable",
+}
+
+ACTIONS = (b"exec", b"run", b"shell")
+PLANNING = (*ACTIONS, b"explain")
+
+# What one verb knows beyond ACTION, or beyond --help.
+OWN: dict[bytes, dict[bytes, Row]] = {
+    b"shell": {b"shell": (VALUE, "shell", (b"SHELL",))},
+    b"explain": {b"json": (FLAG, "json", ()), b"shell": (VALUE, "shell", (b"SHELL",))},
+    b"check": {
+        b"profile": (VALUE, "profile", ()), b"json": (FLAG, "json", ()), b"strict": (FLAG, "strict", ()),
+    },
+}
+OWN_LETTERS = {b"shell": {b"s": b"shell"}}
+
+# Verb: (module, words needed after the options, words allowed or None).
+VERBS: dict[bytes, tuple[str, int, int | None]] = {
+    b"exec": ("dunnage.cli.exec", 2, None),
+    b"run": ("dunnage.cli.exec", 1, None),
+    b"shell": ("dunnage.cli.exec", 1, None),
+    b"explain": ("dunnage.cli.explain", 1, None),
+    b"check": ("dunnage.cli.check", 0, 0),
+    b"help": ("dunnage.cli.help", 0, 1),
+    b"version": ("dunnage.cli.version", 0, 0),
+}
+NATIVE = (b"explain", b"check")  # only under the name dunnage (CLI-01)
+
+# Known names whose work this version does not do (FLG-50..52).
+LATER = (
+    b"test", b"pull", b"build", b"instance", b"inspect", b"cache", b"registry", b"sif", b"overlay", b"run-help",
+    b"config", b"remote", b"push", b"key", b"sign", b"verify", b"capability", b"checkpoint", b"oci", b"plugin",
+    b"delete", b"search", b"keyserver",
+)
+
+
+def options_of(verb: bytes) -> dict[bytes, Row]:
+    """Every option of a verb. `explain` takes those of the verb it explains."""
+    own = OWN.get(verb, {})
+    if verb in PLANNING:
+        return {**ACTION, **own} if own else ACTION
+    return {b"help": GLOBAL[b"help"], **own}
+
+
+def letters_of(verb: bytes) -> dict[bytes, bytes]:
+    """Their one-letter forms; the same letter can mean another option before the verb (CLI-11)."""
+    if verb in PLANNING:
+        return {**ACTION_LETTERS, **OWN_LETTERS.get(verb, {})}
+    return {b"h": b"help"}

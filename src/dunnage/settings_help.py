@@ -1,0 +1,101 @@
+"""What people read about the options and verbs of `settings`: never imported on the way to a payload."""
+from __future__ import annotations
+
+# Verb: (synopsis after the verb, one line, paragraphs of its help page).
+VERBS: dict[bytes, tuple[str, str, str]] = {
+    b"exec": (
+        "[options] IMAGE COMMAND [ARGUMENT...]",
+        "run a command inside an image",
+        "COMMAND is looked up in the container's PATH unless it contains a slash. Its exit status is ours.",
+    ),
+    b"run": (
+        "[options] IMAGE [ARGUMENT...]",
+        "run what the image was made for",
+        "Runs the image's /.singularity.d/runscript, or without one the ARGUMENTs themselves, or else /bin/sh.",
+    ),
+    b"shell": (
+        "[options] IMAGE",
+        "open a shell inside an image",
+        "Runs --shell, else /bin/bash, else /bin/sh of the image.",
+    ),
+    b"explain": (
+        "[exec|run|shell] [options] IMAGE [COMMAND [ARGUMENT...]]",
+        "show what a launch would mount where, and why",
+        "Put `explain` before the verb of any launch: the same launch is planned, shown and not started.",
+    ),
+    b"check": (
+        "[options]",
+        "find out whether this machine can run containers, and if not, why and how to fix it",
+        "Changes nothing and needs no privilege. Exit status 1 if something must be fixed.",
+    ),
+    b"help": ("[VERB]", "show this overview, or all about one verb", ""),
+    b"version": ("", "print the version", ""),
+}
+
+IMAGE = (
+    "IMAGE is a directory that holds an unpacked operating system, for example below /cvmfs/unpacked.cern.ch, "
+    "or / for the one this machine runs."
+)
+
+# Option: (placeholder, one line).
+GLOBAL: dict[bytes, tuple[str, str]] = {
+    b"help": ("", "show help"),
+    b"version": ("", "print name and version"),
+    b"silent": ("", "only say why a launch failed"),
+    b"quiet": ("", "no INFO lines"),
+    b"verbose": ("", "say what is done and why"),
+    b"debug": ("", "say everything"),
+    b"nocolor": ("", "no colours, also on a terminal"),
+    b"config": ("FILE", "configuration file to read instead of the site's"),
+}
+
+# Headings and the options below them, in reading order.
+GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
+    ("Host files inside", {
+        b"bind": ("SRC[:DST[:ro]]", "show host path SRC at DST; comma-separated or repeated; DST need not exist"),
+        b"mount": ("SPEC", "the same, spelled type=bind,src=SRC,dst=DST[,ro][,nonested]"),
+        b"home": ("SRC[:DST]", "home directory, and where it appears"),
+        b"no-home": ("", "do not mount the home directory"),
+        b"no-mount": ("LIST", "leave out: proc, sys, dev, devpts, home, tmp, hostfs, cwd, bind-paths, or a DST"),
+        b"scratch": ("LIST", "empty writable directories at these paths"),
+        b"workdir": ("DIR", "keep --scratch and the contained /tmp, /var/tmp and home below DIR"),
+        b"cwd": ("DIR", "working directory inside"),
+        b"pwd": ("DIR", "the same"),
+    }),
+    ("Isolation", {
+        b"contain": ("", "minimal /dev, private /tmp and home, no working directory of the host"),
+        b"containall": ("", "--contain --pid --ipc --cleanenv"),
+        b"pid": ("", "own process ids; everything ends with the payload"),
+        b"no-pid": ("", "leave --pid out of --containall"),
+        b"no-init": ("", "with --pid: the payload itself is process 1"),
+        b"ipc": ("", "own System V IPC and message queues"),
+        b"uts": ("", "own host name"),
+        b"hostname": ("NAME", "own host name, set to NAME"),
+        b"net": ("", "own network; needs --network none"),
+        b"network": ("none", "own network with nothing but a loopback device"),
+        b"userns": ("", "always on"),
+    }),
+    ("Environment", {
+        b"cleanenv": ("", "pass only TERM and proxy variables"),
+        b"env": ("NAME=VALUE", "set a variable; may be repeated"),
+        b"env-file": ("LIST", "set variables from files of NAME=VALUE lines"),
+        b"no-env": ("LIST", "do not pass these variables"),
+        b"no-umask": ("", "umask 0022 instead of the caller's"),
+        b"shell": ("PROGRAM", "shell to run"),
+    }),
+    ("Devices", {
+        b"nv": ("", "NVIDIA devices and libraries of the host, if there are any"),
+        b"rocm": ("", "ROCm devices and libraries of the host, if there are any"),
+    }),
+    ("How the root is assembled", {
+        b"underlay": ("", "open directories with missing mount points by binds only, never by an overlay"),
+        b"underlay-strategy": ("WORD", "auto, binds or overlay"),
+        b"mount-api": ("WORD", "auto or classic; for tests and broken kernels"),
+    }),
+    ("Output", {
+        b"json": ("", "one JSON document on standard output"),
+        b"profile": ("NAME", "check what this experiment needs: wlcg, atlas, cms, lhcb, alice or osg"),
+        b"strict": ("", "exit status 1 for warnings too"),
+        b"help": ("", "show this help"),
+    }),
+)
