@@ -1,0 +1,150 @@
+"""File trees on the real disk: the host's own, and directories used as images."""
+from __future__ import annotations
+
+import posix
+from errno import EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
+
+from dunnage.errors import DunnageError
+from dunnage.image.directory import MAX_LINKS, is_dir, is_file, is_link
+from dunnage.messages import errno_name, escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+
+
+class DiskTree:
+    """The tree below one directory, link-free host path `root`; the host's own tree by default.
+
+    Implements `plan.mounts.HostTree`.
+    """
+
+    __slots__ = ("root",)
+
+    def __init__(self, root: bytes = b"/") -> None:
+        self.root = b"" if root == b"/" else root
+
+    def lstat(self, path: bytes) -> os.stat_result | None:
+        try:
+            return posix.lstat(self.root + path)
+        except OSError as error:
+            if error.errno in (ENOENT, ENOTDIR):
+                return None
+            raise _refused("look at", path, error) from None
+
+    def readlink(self, path: bytes) -> bytes:
+        try:
+            return posix.readlink(self.root + path)
+        except OSError as error:
+            raise _refused("read the link", path, error) from None
+
+    def listdir(self, path: bytes) -> list[tuple[bytes, str]]:
+        try:
+            with posix.scandir(self.root + path) as entries:
+                return [(entry.name, _kind(entry)) for entry in entries]
+        except OSError as error:
+            raise _refused("list the directory", path, error) from None
+
+    def read_file(self, path: bytes, limit: int) -> bytes | None:
+        try:
+            # O_NONBLOCK: a FIFO in an image must not hold us up
+            file = posix.open(self.root + path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in (ENOENT, ENOTDIR, ELOOP):
+                return None
+            raise _refused("read", path, error) from None
+        try:
+            if not is_file(posix.fstat(file)):
+                return None
+            parts = []
+            room = limit + 1
+            while room:
+                part = posix.read(file, min(room, 1 << 20))
+                if not part:
+                    break
+                parts.append(part)
+                room -= len(part)
+            if not room:
+                raise DunnageError(f"read '{escape(path)}'", f"it is larger than {limit} bytes")
+            return b"".join(parts)
+        except OSError as error:
+            raise _refused("read", path, error) from None
+        finally:
+            posix.close(file)
+
+    def writable(self, path: bytes) -> bool:
+        try:
+            return posix.access(self.root + path, posix.W_OK | posix.X_OK)
+        except OSError:
+            return False
+
+
+class HostDisk(DiskTree):
+    """The whole host, with the one thing an image must never do: following links by the host's rules."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(b"/")
+
+    def canonical(self, path: bytes) -> tuple[bytes, str, int, int]:
+        """Absolute `path` without links: (path, ``dir`` or ``file``, st_dev, st_ino); OSError when out of reach."""
+        file = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
+        try:
+            found = posix.fstat(file)
+            try:
+                link_free = posix.readlink(b"/proc/self/fd/%d" % file)
+                again = posix.lstat(link_free)
+            except OSError:  # no /proc here, or a path longer than one page
+                link_free = _walk(path)
+                again = posix.lstat(link_free)
+        finally:
+            posix.close(file)
+        if (again.st_dev, again.st_ino) != (found.st_dev, found.st_ino):
+            link_free = _walk(path)
+        return link_free, "dir" if is_dir(found) else "file", found.st_dev, found.st_ino
+
+    def trigger(self, path: bytes) -> None:
+        """Access a directory once, so that an automount on it happens (O_PATH alone does not; UND-102)."""
+        posix.stat(path + b"/.")
+
+
+def _walk(path: bytes) -> bytes:
+    """What /proc/self/fd would have said, one component at a time."""
+    left = path.split(b"/")[::-1]
+    done: list[bytes] = []
+    links = 0
+    while left:
+        part = left.pop()
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            del done[-1:]
+            continue
+        here = b"/".join((b"", *done, part))
+        if not is_link(posix.lstat(here)):
+            done.append(part)
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            raise OSError(ELOOP, "", here)
+        text = posix.readlink(here)
+        if text.startswith(b"/"):
+            done.clear()
+        left.extend(text.split(b"/")[::-1])
+    return b"/" + b"/".join(done)
+
+
+def _kind(entry: os.DirEntry[bytes]) -> str:
+    if entry.is_symlink():
+        return "link"
+    return "dir" if entry.is_dir(follow_symlinks=False) else "file"
+
+
+def _refused(action: str, path: bytes, error: OSError) -> DunnageError:
+    fix = ""
+    if error.errno == EACCES:
+        fix = "give your account search permission on every directory of that path"
+    elif error.errno == ENAMETOOLONG:
+        fix = "use a path of at most 4095 bytes with names of at most 255"
+    return DunnageError(f"{action} '{escape(path)}'", errno_name(error.errno or 0), fix)

@@ -1,0 +1,151 @@
+"""From the image argument to a directory, or to a sentence that says what works today."""
+from __future__ import annotations
+
+import posix
+from errno import ENOENT, ENOTDIR
+
+from dunnage.errors import DunnageError
+from dunnage.messages import errno_name, escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.host.tree import HostDisk
+
+UNPACKED = "/cvmfs/unpacked.cern.ch"
+
+
+class Reference:
+    """An image directory, resolved once and never again (CLI-112).
+
+    text         as the user typed it
+    spelled      the same as an absolute path, links as they are; what the payload is told (CLI-66)
+    path         without links
+    """
+
+    __slots__ = ("text", "spelled", "path", "device", "inode")
+
+    def __init__(self, text: bytes, spelled: bytes, path: bytes, device: int, inode: int) -> None:
+        self.text = text
+        self.spelled = spelled
+        self.path = path
+        self.device = device
+        self.inode = inode
+
+    @property
+    def name(self) -> bytes:
+        return self.spelled.rsplit(b"/", 1)[1] or b"/"
+
+
+def find(text: bytes, cwd: bytes, host: HostDisk) -> Reference:
+    """DunnageError unless `text` names a directory that this account may enter."""
+    if not text:
+        raise _cannot_open(text, "ENOENT", "the name is empty", "give the path of an unpacked image, or /")
+    form = _remote_form(text)
+    if form:
+        raise _not_yet(text, form)
+    given = text if text.startswith(b"/") else cwd.rstrip(b"/") + b"/" + text
+    try:
+        path, kind, device, inode = host.canonical(given)
+    except OSError as error:
+        raise _unreachable(text, given, error) from None
+    if kind != "dir":
+        raise _a_file(text, path)
+    if not posix.access(path, posix.X_OK):
+        raise _cannot_open(
+            text, "EACCES", "your account may not enter this directory",
+            f"ask its owner for `chmod a+rx {escape(path)}`",
+        )
+    return Reference(text, _tidy(given), path, device, inode)
+
+
+def _tidy(path: bytes) -> bytes:
+    """Without `.` and empty parts; links and `..` stay as they were given."""
+    return b"/" + b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
+
+
+def _remote_form(text: bytes) -> str:
+    head, colon, _ = text.partition(b":")
+    return _FORMS.get(head.lower(), "") if colon and b"/" not in head else ""
+
+
+_FORMS = {
+    b"docker": "an image in a registry", b"oras": "an image in a registry", b"library": "an image in a library",
+    b"shub": "an image in a library", b"http": "an image on a web server", b"https": "an image on a web server",
+    b"docker-archive": "an image archive", b"oci-archive": "an image archive", b"oci": "an OCI image layout",
+    b"docker-daemon": "an image of a Docker daemon", b"instance": "a running instance",
+}
+
+
+def _not_yet(text: bytes, form: str) -> DunnageError:
+    fix = "unpack it into a directory and give that"
+    scheme, _, name = text.partition(b":")
+    name = name.lstrip(b"/")
+    if scheme.lower() == b"docker" and name:
+        registry = name.split(b"/", 1)[0]
+        if b"." not in registry and b":" not in registry:
+            name = b"registry.hub.docker.com/" + (name if b"/" in name else b"library/" + name)
+        fix += f", or use {UNPACKED}/{escape(name)} where CVMFS has it"
+    elif form == "a running instance":
+        fix = "give the image directory itself: instances cannot be joined yet"
+    return _cannot_open(text, "ENOTSUP", f"it is {form}, which this version cannot run", fix)
+
+
+def _unreachable(text: bytes, given: bytes, error: OSError) -> DunnageError:
+    name = errno_name(error.errno or 0)
+    if error.errno == ENOENT:
+        parent = given.rstrip(b"/").rsplit(b"/", 1)[0] or b"/"
+        why, fix = "it does not exist", f"check the spelling: `ls {escape(parent)}`"
+        if given.startswith(b"/cvmfs/"):
+            fix += "; is CVMFS mounted on this machine?"
+    elif error.errno == ENOTDIR:
+        why, fix = "a part of the path is not a directory", "check the spelling"
+    else:
+        why, fix = "it cannot be reached", "check the permissions and the length of the path"
+    return _cannot_open(text, name, why, fix)
+
+
+def _a_file(text: bytes, path: bytes) -> DunnageError:
+    kind = _file_form(path)
+    if not kind:
+        return _cannot_open(text, "ENOTDIR", "it is neither a directory nor an image file", "give an unpacked image")
+    shown = escape(text)
+    if kind == "a SIF image":
+        fix = f"unpack it with `apptainer build --sandbox DIR {shown}`, then use DIR"
+    elif kind == "a squashfs image":
+        fix = f"unpack it with `unsquashfs -d DIR {shown}`, then use DIR"
+    else:
+        fix = "unpack it into a directory and give that"
+    why = f"it is {kind}, which this version cannot run"
+    return DunnageError(
+        f"open the image '{shown}'", why, fix, sentence=f"Failed to mount image {shown}: error: ENOTSUP, {why}",
+    )
+
+
+def _file_form(path: bytes) -> str:
+    try:
+        file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+    except OSError:
+        return ""
+    try:
+        head = posix.read(file, 2048)
+    except OSError:
+        return ""
+    finally:
+        posix.close(file)
+    if head[32:41] == b"SIF_MAGIC":
+        return "a SIF image"
+    if head[:4] == b"hsqs":
+        return "a squashfs image"
+    if head[1080:1082] == b"\x53\xef":
+        return "an ext3 image"
+    if head[257:262] == b"ustar" or head[:2] == b"\x1f\x8b":
+        return "an archive"
+    return ""
+
+
+def _cannot_open(text: bytes, name: str, why: str, fix: str) -> DunnageError:
+    shown = escape(text)
+    return DunnageError(
+        f"open the image '{shown}'", f"{name}, {why}", fix,
+        sentence=f"could not open image {shown}: error: {name}, {why}",
+    )
