@@ -1,0 +1,346 @@
+"""Request, facts, site policy and image become a plan. Pure: everything is seen through the trees it is given."""
+from __future__ import annotations
+
+from dunnage.errors import DunnageError
+from dunnage.image.directory import executable, follow, is_dir, is_file, read
+from dunnage.messages import escape, guard
+from dunnage.plan import defaults, environment, identity, underlay
+from dunnage.plan.mounts import Image, Underlay
+from dunnage.plan.operations import VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.cli.parse import Options
+    from dunnage.host.facts import HostFacts
+    from dunnage.host.site import SitePolicy
+    from dunnage.image.reference import Reference
+    from dunnage.plan.defaults import Host, Wanted
+    from dunnage.plan.environment import Environment, Operation
+    from dunnage.plan.mounts import Tree
+    from dunnage.plan.underlay import Placement
+
+SCRIPTS = b"/.singularity.d"
+SHELL = b"/bin/sh"
+HOSTNAME_BYTES = 64
+
+MANY_MOUNTS = 2000       # each later unshare and every reader of mountinfo pays for them (UND-250)
+SHARE_OF_MAXIMUM = 0.2   # of fs.mount-max, by one launch (R19)
+TOTAL_OF_MAXIMUM = 0.9   # together with what exists
+
+
+class Request:
+    """What was asked for.
+
+    verb         exec, run or shell
+    name         name we were called by
+    words        what stands after the image
+    environment  the caller's
+    front        path of the front for a second try, empty when there is none
+    version      of Dunnage
+    """
+
+    __slots__ = ("verb", "name", "words", "options", "environment", "front", "version")
+
+    def __init__(
+        self, verb: bytes, name: bytes, words: list[bytes], options: Options, environment: dict[bytes, bytes],
+        front: bytes, version: bytes,
+    ) -> None:
+        self.verb = verb
+        self.name = name
+        self.words = words
+        self.options = options
+        self.environment = environment
+        self.front = front
+        self.version = version
+
+    @property
+    def foreign(self) -> bool:
+        return self.name != b"dunnage"
+
+
+class Composition:
+    """A plan and what led to it."""
+
+    __slots__ = ("operations", "namespaces", "wanted", "placement", "environment", "command", "warnings", "notes")
+
+    def __init__(
+        self, operations: list[Operation], namespaces: list[bytes], wanted: Wanted, placement: Placement,
+        settled: Environment, command: list[bytes], warnings: list[str], notes: list[str],
+    ) -> None:
+        self.operations = operations
+        self.namespaces = namespaces
+        self.wanted = wanted
+        self.placement = placement
+        self.environment = settled
+        self.command = command
+        self.warnings = warnings
+        self.notes = notes
+
+
+def compose(
+    request: Request, policy: SitePolicy, facts: HostFacts, host: Host, reference: Reference, tree: Tree,
+) -> Composition:
+    """DunnageError when the request cannot be served."""
+    options = request.options
+    warnings: list[str] = []
+    notes: list[str] = []
+    namespaces = _namespaces(options, policy)
+    pid, ipc = b"pid" in namespaces, b"ipc" in namespaces
+    wanted = defaults.collect(
+        options, policy, facts, host, tree, pid=pid, ipc=ipc, net=options.net,
+        home_variable=request.environment.get(b"HOME", b""),
+    )
+    _generated_files(wanted, options, policy, facts, tree, notes)
+
+    image = Image(
+        tree, reference.path, reference.device, reference.inode, private=not facts.mounts.holds_autofs(reference.path),
+        trigger=facts.mounts.triggers(reference.path), text=reference.text,
+        submounts=facts.mounts.below(reference.path),
+    )
+    strategy = "binds" if policy.enable_overlay == "no" else options.underlay_strategy
+    placement = underlay.place(image, wanted.mounts, host, Underlay(strategy), 1)
+    _within_budget(placement, facts, warnings)
+
+    settled = _environment(request, reference, wanted, warnings)
+    command = _command(request, tree, wanted, host, warnings)
+    settings, arguments = _with_scripts(request, tree, settled, command, notes)
+
+    operations: list[Operation] = [
+        (b"dunnage-plan", b"%d" % VERSION),
+        (b"speak", request.name, b"foreign" if request.foreign else b"dunnage", b"%d" % options.level, b"255"),
+    ]
+    if request.front:
+        operations.append((b"front", request.front))
+    operations += [(b"request", b"%d" % number, mount.text) for number, mount in enumerate(wanted.mounts, 1)]
+    if options.mount_api == "classic":
+        operations.append((b"mechanism", b"classic"))
+    operations += [
+        (b"unshare", b",".join(namespaces)),
+        (b"uid-map", b"%d" % facts.uid, b"%d" % facts.uid, b"1"),
+        (b"gid-map", b"%d" % facts.gid, b"%d" % facts.gid, b"1"),
+    ]
+    if options.hostname and b"uts" in namespaces:
+        operations.append((b"hostname", options.hostname))
+    if options.net:
+        operations.append((b"loopback",))
+    operations += placement.operations
+    operations.append((b"enter",))
+    operations += _working_directories(options, facts, wanted)
+    operations += settings
+    operations += _protections(options, facts)
+    if pid and not options.no_init:
+        operations.append((b"init", b"appinit" if request.foreign else b"dunnage-init"))
+    operations += [(b"search", directory) for directory in settled.search]
+    operations += [(b"argument", argument) for argument in arguments]
+    operations.append((b"end",))
+    return Composition(
+        operations, namespaces, wanted, placement, settled, command,
+        warnings + wanted.warnings + placement.warnings,
+        notes + wanted.notes + placement.notes,
+    )
+
+
+def _namespaces(options: Options, policy: SitePolicy) -> list[bytes]:
+    """A namespace that the site does not allow is left out; one that the kernel refuses is fatal (CNF-06)."""
+    if not policy.allow_user_ns:
+        why = "EPERM, the site says `allow user ns = no`"
+        raise DunnageError(
+            "create a user namespace", why, "ask the site to allow it; Dunnage has no other way to run a container",
+            sentence=f"Failed to create user namespace: error: {why}",
+        )
+    names = [b"user", b"mount"]
+    if options.pid and policy.allow_pid_ns:
+        names.append(b"pid")
+    if options.ipc and policy.allow_ipc_ns:
+        names.append(b"ipc")
+    if options.uts and policy.allow_uts_ns:
+        names.append(b"uts")
+    if options.containall:
+        names.append(b"cgroup")
+    if options.net:
+        names.append(b"net")
+    if len(options.hostname) > HOSTNAME_BYTES:
+        raise DunnageError(
+            f"set the host name '{escape(options.hostname)}'", f"it is longer than {HOSTNAME_BYTES} bytes",
+            "shorten it",
+        )
+    return names
+
+
+def _generated_files(
+    wanted: Wanted, options: Options, policy: SitePolicy, facts: HostFacts, tree: Tree, notes: list[str],
+) -> None:
+    """CLI-102, CLI-103. An image without the file gets none."""
+    account = facts.account
+    if account is not None:
+        for path, wish in ((b"/etc/passwd", policy.config_passwd), (b"/etc/group", policy.config_group)):
+            if not wish:
+                continue
+            try:
+                text = read(tree, path, identity.LIMIT)
+                if text is None:
+                    continue
+                if path == b"/etc/passwd":
+                    content = identity.passwd(text, account, wanted.home)
+                else:
+                    content = identity.group(text, account)
+            except (DunnageError, ValueError):
+                notes.append(f"{escape(path)} of the image stays as it is: it cannot be read or cannot hold your entry")
+                continue
+            if content is not None:
+                wanted.file(path, content)
+    if policy.config_resolv_conf and facts.resolv_conf:
+        wanted.file(b"/etc/resolv.conf", facts.resolv_conf)
+    if options.hostname:
+        wanted.file(b"/etc/hostname", options.hostname + b"\n")
+
+
+def _within_budget(placement: Placement, facts: HostFacts, warnings: list[str]) -> None:
+    """UND-250 and R19. The kernel's own answer, ENOSPC in the middle of the work, would not name the culprit."""
+    planned, existing, maximum = placement.mounts, facts.mounts.count, facts.mounts.maximum
+    if not (planned > MANY_MOUNTS or (maximum and planned + existing > maximum * SHARE_OF_MAXIMUM)):
+        return
+    costly = max(placement.opened, key=lambda opened: opened.n, default=None)
+    culprit, remedy = "", "use fewer binds"
+    if costly is not None and costly.n > planned // 2:
+        where = escape(costly.inside)
+        culprit = f", {costly.n} of them because something is missing in {where}"
+        remedy = f"create the missing mount point in {where} of the image, or allow overlay"
+    if maximum and (planned > maximum * SHARE_OF_MAXIMUM or planned + existing > maximum * TOTAL_OF_MAXIMUM):
+        raise DunnageError(
+            f"make {planned} mounts",
+            f"{existing} exist already and the kernel's fs.mount-max is {maximum}{culprit}",
+            f"{remedy}, or raise it: `sysctl fs.mount-max={max(maximum, 5 * planned + existing)}`",
+        )
+    if planned > MANY_MOUNTS:
+        warnings.append(f"this start makes {planned} mounts{culprit}; {remedy}")
+
+
+def _environment(request: Request, reference: Reference, wanted: Wanted, warnings: list[str]) -> Environment:
+    options = request.options
+    final = environment.markers(request.verb, reference.spelled, reference.name, wanted.bound, request.version)
+    final[b"HOME"] = wanted.home
+    settled, home_refused = environment.assemble(
+        request.environment, options.env, clean=options.cleanenv, without=options.no_env, final=final,
+    )
+    if home_refused:
+        warnings.append("HOME cannot be set by a variable: ignored; use --home")
+    if request.verb == b"shell":
+        settled.values[b"PS1"] = b"Apptainer> " if request.foreign else b"Dunnage> "
+    return settled
+
+
+def _command(request: Request, tree: Tree, wanted: Wanted, host: Host, warnings: list[str]) -> list[bytes]:
+    """CLI-106, CLI-107, CLI-109."""
+    words = request.words
+    if request.verb == b"exec":
+        return words
+    if request.verb == b"run":
+        for script in (SCRIPTS + b"/runscript", b"/singularity"):
+            if _runs(script, tree, wanted, host):
+                return [script, *words]
+        return [SHELL, *words] if not words or words[0].startswith(b"-") else words
+    chosen = request.options.shell
+    if chosen:
+        if _runs(chosen, tree, wanted, host):
+            return [chosen, *words]
+        warnings.append(f"the shell {escape(chosen)} is not in the image: taking another one")
+    if _runs(b"/bin/bash", tree, wanted, host):
+        return [b"/bin/bash", b"--norc", *words]
+    if _runs(SHELL, tree, wanted, host):
+        return [SHELL, *words]
+    raise DunnageError(
+        "start a shell", "the image has no /bin/sh", "use `exec` with a program that the image has",
+        sentence='"/bin/sh": executable file not found in $PATH',
+    )
+
+
+def _runs(path: bytes, tree: Tree, wanted: Wanted, host: Host) -> bool:
+    """Will there be such a program inside? Looks into the bind that lies over it, if one does."""
+    if not path.startswith(b"/"):
+        return False
+    covering = wanted.covering(path)
+    try:
+        if covering is None:
+            return executable(tree, path)
+        if covering.origin != "host":
+            return False
+        return executable(host, covering.path.rstrip(b"/") + path[len(covering.destination.rstrip(b"/")):])
+    except DunnageError:
+        return False
+
+
+def _with_scripts(
+    request: Request, tree: Tree, settled: Environment, command: list[bytes], notes: list[str],
+) -> tuple[list[Operation], list[bytes]]:
+    """Environment operations and arguments: the command itself, or the image's shell on the way to it."""
+    operations = settled.operations()
+    files = _environment_scripts(tree)
+    if not files:
+        return operations, command
+    if not executable(tree, SHELL):
+        notes.append("the image's environment scripts are left out: it has no /bin/sh")
+        return operations, command
+    from dunnage.plan import scripts
+
+    shown = escape(command[0])
+    if request.foreign:
+        words = scripts.Words(
+            _line("WARNING: ", "an environment script of the image ended early"),
+            _line("FATAL:   ", f"cannot execute {shown}: error: ENOENT" if b"/" in command[0] else
+                  f'"{shown}": executable file not found in $PATH', fatal=True),
+            _line("FATAL:   ", f"cannot execute {shown}: error: EACCES", fatal=True),
+        )
+    else:
+        words = scripts.Words(
+            _line("dunnage: warning: ", "an environment script of the image ended early"),
+            _line("dunnage: ", f"cannot execute {shown}: ENOENT" if b"/" in command[0] else
+                  f"cannot execute {shown}: it is not in the container's PATH", fatal=True),
+            _line("dunnage: ", f"cannot execute {shown}: EACCES", fatal=True),
+        )
+    converted = SCRIPTS + b"/env/10-docker2singularity.sh" in files
+    return scripts.wrap(files, converted, settled, command, words)
+
+
+def _line(head: str, text: str, fatal: bool = False) -> bytes:
+    from dunnage.messages import FORBIDDEN_PHRASES
+
+    return (head + (guard(text, FORBIDDEN_PHRASES) if fatal else guard(text))).encode()
+
+
+def _environment_scripts(tree: Tree) -> list[bytes]:
+    """CLI-111."""
+    try:
+        place = follow(tree, SCRIPTS + b"/env")
+        if place is not None and is_dir(place[1]):
+            names = sorted(name for name, kind in tree.listdir(place[0]) if name.endswith(b".sh") and kind != "dir")
+            return [SCRIPTS + b"/env/" + name for name in names]
+        place = follow(tree, b"/environment")
+        if place is not None and is_file(place[1]):
+            return [b"/environment"]
+    except DunnageError:
+        pass
+    return []
+
+
+def _working_directories(options: Options, facts: HostFacts, wanted: Wanted) -> list[Operation]:
+    """CLI-78."""
+    if options.cwd:
+        cwd = options.cwd if options.cwd.startswith(b"/") else facts.cwd.rstrip(b"/") + b"/" + options.cwd
+        return [(b"workdir", b"fatal", cwd)]
+    if wanted.contained:
+        return [(b"workdir", b"warn", wanted.home), (b"workdir", b"quiet", b"/")]
+    return [(b"workdir", b"warn", facts.cwd), (b"workdir", b"quiet", wanted.home), (b"workdir", b"quiet", b"/")]
+
+
+def _protections(options: Options, facts: HostFacts) -> list[Operation]:
+    found: list[Operation] = []
+    if options.containall:
+        found.append((b"descriptors", b"close"))
+    if options.no_umask:
+        found.append((b"umask", b"22"))
+    if options.containall:
+        found += [(b"new-keyring", b"quiet"), (b"landlock-scope", b"abstract", b"quiet")]
+    if facts.terminals:
+        found.append((b"terminal-filter", b"quiet"))
+    return found

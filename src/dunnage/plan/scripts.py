@@ -1,0 +1,132 @@
+"""The command line that lets an image's own /bin/sh run its environment scripts (CLI-65, CLI-111). Pure.
+
+Nothing of the image is interpreted on the host. What was given for the container beats
+the scripts, so it waits in ``DUNNAGE_SET_`` variables until they are done: in variables,
+not in the text of the command, because anybody can read another process's arguments.
+"""
+from __future__ import annotations
+
+from dunnage.plan.environment import EXTENDING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.plan.environment import Environment, Operation
+
+WAITING = b"DUNNAGE_SET_"
+
+# assigning to one of these ends some shells
+_READ_ONLY = (b"UID", b"EUID", b"PPID", b"SHELLOPTS", b"BASHOPTS", b"BASH_VERSINFO")
+
+# A script that calls `exit`, or that the shell cannot read, ends the shell: the trap goes on from there.
+# The scripts run in a function so that `set -- x` in one of them does not change the command.
+_FRAME = b"""\
+dunnage_scripts() {
+%(source)s
+}
+dunnage_end() {
+trap - EXIT
+set +eu
+%(assign)s
+%(check)s
+exec "$@"
+}
+trap 'printf "%%s\\n" %(warning)s >&2; dunnage_end "$@"' EXIT
+dunnage_scripts "$@"
+dunnage_end "$@"
+"""
+
+_CHECK_PATH = b"""\
+[ -e %(command)s ] || { printf '%%s\\n' %(missing)s >&2; exit 255; }
+{ [ -f %(command)s ] && [ -x %(command)s ]; } || { printf '%%s\\n' %(refused)s >&2; exit 255; }"""
+
+_CHECK_NAME = b"""\
+dunnage_found=
+dunnage_ifs=$IFS; IFS=:; set -f
+for dunnage_dir in $PATH; do
+if [ -f "$dunnage_dir/"%(command)s ] && [ -x "$dunnage_dir/"%(command)s ]; then dunnage_found=1; break; fi
+done
+IFS=$dunnage_ifs; set +f
+[ -n "$dunnage_found" ] || { printf '%%s\\n' %(missing)s >&2; exit 255; }"""
+
+
+class Words:
+    """Finished message lines: an environment script ended early; no such command; it cannot be executed."""
+
+    __slots__ = ("warning", "missing", "refused")
+
+    def __init__(self, warning: bytes, missing: bytes, refused: bytes) -> None:
+        self.warning = warning
+        self.missing = missing
+        self.refused = refused
+
+
+def wrap(
+    scripts: list[bytes], add_default_path: bool, environment: Environment, command: list[bytes], words: Words,
+) -> tuple[list[Operation], list[bytes]]:
+    """Environment operations and the arguments that run `scripts`, settle the environment and become `command`."""
+    later: dict[bytes, bytes] = {}
+    direct: dict[bytes, bytes] = dict(environment.values)
+    for name, value in (*environment.given.items(), *environment.final.items()):
+        if _settable(name):
+            later[name] = value
+        else:
+            direct[name] = value
+    direct.update(environment.final)  # scripts may look at these
+    assign = [_assign(name) for name in later if name not in EXTENDING]
+    if add_default_path:
+        assign.append(_DEFAULT_PATH)
+    for name in (b"PATH", b"LD_LIBRARY_PATH"):
+        assign += _extend(name, later)
+    assign += [b"unset %s%s" % (WAITING, name) for name in later]
+
+    frame = {
+        b"source": b"\n".join(b". %s" % quoted(script) for script in scripts),
+        b"assign": b"\n".join(assign),
+        b"check": (_CHECK_PATH if b"/" in command[0] else _CHECK_NAME) % {
+            b"command": quoted(command[0]), b"missing": quoted(words.missing), b"refused": quoted(words.refused),
+        },
+        b"warning": quoted_twice(words.warning),
+    }
+    operations = list(environment.passing)
+    operations += [(b"env-set", name, value) for name, value in direct.items()]
+    operations += [(b"env-set", WAITING + name, value) for name, value in later.items()]
+    return operations, [b"/bin/sh", b"-c", _FRAME % frame, b"sh", *command]
+
+
+def quoted(text: bytes) -> bytes:
+    """One word for a shell, whatever it contains."""
+    return b"'" + text.replace(b"'", b"'\\''") + b"'"
+
+
+def quoted_twice(text: bytes) -> bytes:
+    """One word inside a single-quoted command."""
+    return quoted(text).replace(b"'", b"'\\''")
+
+
+def _settable(name: bytes) -> bool:
+    plain = name.replace(b"_", b"a")
+    return plain.isalnum() and not name[:1].isdigit() and name not in _READ_ONLY
+
+
+def _assign(name: bytes) -> bytes:
+    return b'export %s="$%s%s"' % (name, WAITING, name)
+
+
+def _extend(name: bytes, later: dict[bytes, bytes]) -> list[bytes]:
+    lines = []
+    for where in (b"PREPEND_", b"APPEND_"):
+        if where + name in later:
+            added = b"$%s%s%s" % (WAITING, where, name)
+            if where == b"PREPEND_":
+                lines.append(b'export %s="%s${%s:+:$%s}"' % (name, added, name, name))
+            else:
+                lines.append(b'export %s="${%s:+$%s:}%s"' % (name, name, name, added))
+    return lines
+
+
+# An image that was converted from an OCI image keeps that image's PATH; the usual places are added (CLI-61).
+_DEFAULT_PATH = b"""\
+for dunnage_dir in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin /sbin /bin; do
+case ":$PATH:" in *":$dunnage_dir:"*) ;; *) PATH="${PATH:+$PATH:}$dunnage_dir" ;; esac
+done
+export PATH"""
