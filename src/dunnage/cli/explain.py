@@ -1,0 +1,289 @@
+"""`explain`: what a launch would mount where and why, without starting it (UND-353, ISO-53)."""
+from __future__ import annotations
+
+from dunnage.cli.exec import prepare
+from dunnage.messages import answer, escape
+from dunnage.plan.mounts import CWD, DEV, GENERATED, HOME, HOSTFS, KERNEL, SCRATCH, TMP, USER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dunnage.cli.call import Call
+    from dunnage.cli.exec import Prepared
+    from dunnage.cli.parse import Options
+    from dunnage.messages import Voice
+    from dunnage.plan.underlay import Resolved
+
+CLASSES = {
+    DEV: "dev", HOSTFS: "site", KERNEL: "kernel", HOME: "home", TMP: "tmp", SCRATCH: "scratch",
+    GENERATED: "generated", USER: "user", CWD: "cwd",
+}
+
+
+def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
+    """DunnageError for whatever would keep the launch from starting, as far as a plan can tell."""
+    action = options.action or (b"exec" if len(words) > 1 else b"run")
+    prepared = prepare(call, action, options, words)
+    if getattr(options, "plan", False):
+        from dunnage.plan.wire import describe
+
+        answer(describe(prepared.composition.operations))
+        return 0
+    report = document(prepared, action, options)
+    if options.json:
+        import json
+
+        answer(json.dumps(report, indent=1) + "\n")
+        return 0
+    answer(shown(report))
+    return 0
+
+
+def document(prepared: Prepared, action: bytes, options: Options) -> dict[str, Any]:
+    """The answer as plain data. Bytes that are not UTF-8 are lone surrogates, as in Python's file names."""
+    composition, facts = prepared.composition, prepared.facts
+    wanted, placement = composition.wanted, composition.placement
+    operations = composition.operations
+    return {
+        "verb": _text(action),
+        "image": {"given": _text(prepared.reference.text), "path": _text(prepared.reference.path)},
+        "command": [_text(word) for word in composition.command],
+        "working_directories": [_text(operation[2]) for operation in operations if operation[0] == b"workdir"],
+        "home": _text(wanted.home),
+        "namespaces": [_text(name) for name in composition.namespaces],
+        "requests": [_request(number, resolved) for number, resolved in enumerate(placement.resolved, 1)],
+        "opened": [
+            {
+                "inside": _text(opened.inside), "missing": _text(opened.missing), "request": opened.mount + 1,
+                "strategy": opened.strategy, "n": opened.n, "threshold": opened.threshold, "reason": opened.reason,
+            }
+            for opened in placement.opened
+        ],
+        "mounts": {
+            "planned": placement.mounts, "existing": facts.mounts.count, "maximum": facts.mounts.maximum,
+        },
+        "created": [_text(path) for path in (*placement.created, *(path for path, _ in wanted.directories))],
+        "protections": _protections(prepared, options),
+        "environment": {
+            "caller": "listed" if options.cleanenv else "all",
+            "passed": _fields(prepared, b"env-pass"),
+            "not_passed": _fields(prepared, b"env-except"),
+            "not_passed_prefixes": _fields(prepared, b"env-except-prefix"),
+            "set": [_text(name) for name in composition.environment.names()] + ["PWD"],
+        },
+        "configuration": [_text(path) for path in prepared.policy.files],
+        "warnings": composition.warnings,
+        "notes": composition.notes,
+    }
+
+
+def _fields(prepared: Prepared, name: bytes) -> list[str]:
+    return [_text(operation[1]) for operation in prepared.composition.operations if operation[0] == name]
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _request(number: int, resolved: Resolved) -> dict[str, Any]:
+    mount = resolved.mount
+    return {
+        "request": number,
+        "text": _text(mount.text),
+        "class": CLASSES[mount.layer],
+        "destination": _text(mount.destination),
+        "inside": _text(resolved.inside),
+        "links": [[_text(path), _text(text)] for path, text in resolved.links],
+        "covers_link": None if resolved.covers is None else _text(resolved.covers),
+        "origin": mount.origin,
+        "source": _text(mount.path),
+        "kind": mount.kind,
+        "access": "rw" if mount.writable else "ro",
+        "explicit": mount.explicit,
+        "skipped": resolved.skipped,
+    }
+
+
+# -- protections (ISO-53) ----------------------------------------------------------------------
+
+def _protections(prepared: Prepared, options: Options) -> list[dict[str, str]]:
+    composition, facts = prepared.composition, prepared.facts
+    names = composition.namespaces
+    planned = {operation[0] for operation in composition.operations}
+    mounts = {resolved.inside: resolved.mount for resolved in composition.placement.resolved if not resolved.skipped}
+
+    def own(path: bytes) -> bool:
+        """Is what lies at `path` of this launch, or the image's, rather than the host's?"""
+        return path not in mounts or mounts[path].origin != "host"
+
+    home, sys = mounts.get(composition.wanted.home), mounts.get(b"/sys")
+    whole_host = prepared.reference.path == b"/"
+    found = []
+
+    def row(number: int, name: str, on: bool, option: str = "", why: str = "") -> None:
+        by = "default"
+        origin = options.origins.get(option, "")
+        if origin:
+            by = "cli" if origin.startswith("-") else "user"
+        entry = {"id": f"PRO-{number:02}", "name": name, "planned": "on" if on else "off", "by": by}
+        if why:
+            entry["why"] = why
+        found.append(entry)
+
+    def asked(name: bytes, option: str, allowed: bool) -> str:
+        if getattr(options, option) and name not in names:
+            return "" if allowed else f"the site says `allow {name.decode()} ns = no`"
+        return ""
+
+    policy = prepared.policy
+    row(1, "user-and-mount-namespace", True)
+    row(2, "no-new-privileges", True)
+    row(3, "no-capabilities", True)
+    row(4, "image-read-only", True)
+    row(5, "binds-nosuid-nodev", True)
+    row(6, "no-mounts-sent-back", True)
+    row(7, "mount-points-in-our-scratch", not composition.placement.created,
+        why="some lie in writable binds and are created on the host" if composition.placement.created else "")
+    row(8, "pid-namespace", b"pid" in names, "pid", asked(b"pid", "pid", policy.allow_pid_ns))
+    row(9, "ipc-namespace", b"ipc" in names, "ipc", asked(b"ipc", "ipc", policy.allow_ipc_ns))
+    row(10, "own-tmp", own(b"/tmp") and own(b"/var/tmp") and not whole_host, "contain")
+    row(11, "own-home", (home is None or home.origin != "host") and not whole_host, "contain")
+    row(12, "working-directory-not-bound", not any(mount.layer == CWD for mount in mounts.values()), "contain")
+    row(13, "minimal-dev", own(b"/dev"), "contain")
+    row(14, "clean-environment", options.cleanenv, "cleanenv")
+    row(15, "close-descriptors", b"descriptors" in planned, "containall")
+    row(16, "new-session-keyring", b"new-keyring" in planned, "containall")
+    row(17, "landlock-scope-abstract", b"landlock-scope" in planned, "containall",
+        "needs kernel 6.12; left out where it is missing" if b"landlock-scope" in planned else "")
+    row(18, "landlock-scope-signals", False)
+    row(19, "own-terminal", False)
+    row(20, "terminal-filter", b"terminal-filter" in planned,
+        why="" if facts.terminals else "no standard descriptor is a terminal")
+    row(21, "net-namespace", b"net" in names, "net")
+    row(22, "cgroup-namespace", b"cgroup" in names, "containall")
+    row(23, "sys-read-only", sys is None or not sys.writable, "containall")
+    row(24, "uts-namespace", b"uts" in names, "uts", asked(b"uts", "uts", policy.allow_uts_ns))
+    row(25, "no-user-services", not whole_host and not any(
+        place == b"/run" or place.startswith(b"/run/user") for place in mounts
+    ), why="the image is the host's own root" if whole_host else "")
+    row(26, "launcher-not-dumpable", True)
+    row(28, "dies-with-its-parent", True)
+    row(30, "nested-namespaces-allowed", True)
+    row(37, "limits-on-private-tmpfs", any(mount.size for mount in mounts.values()), "contain")
+    return found
+
+
+# -- for people --------------------------------------------------------------------------------
+
+class _Place:
+    """One directory of the tree that is shown."""
+
+    __slots__ = ("says", "below")
+
+    def __init__(self) -> None:
+        self.says: list[str] = []
+        self.below: dict[str, _Place] = {}
+
+
+def shown(report: dict[str, Any]) -> str:
+    image, mounts = report["image"], report["mounts"]
+    target = "" if image["path"] == image["given"] else f", that is {_printable(image['path'])}"
+    lines = [
+        f"{report['verb']} in {_printable(image['given'])}{target}",
+        f"  command            {' '.join(_word(word) for word in report['command'])}",
+        f"  working directory  {_printable(report['working_directories'][0])}",
+        f"  home               {_printable(report['home'])}",
+        f"  namespaces         {' '.join(report['namespaces'])}",
+        f"  configuration      {' '.join(map(_printable, report['configuration'])) or 'built in'}",
+        "",
+        f"/  {_printable(image['path'])}, read-only" + _opening(report, "/"),
+    ]
+    root = _Place()
+    for opened in report["opened"]:
+        if opened["inside"] != "/":
+            _at(root, opened["inside"]).says.append(_opening(report, opened["inside"]).lstrip("; "))
+    for request in report["requests"]:
+        if not request["skipped"]:
+            _at(root, request["inside"]).says.insert(0, _mount(request))
+    _branches(root, "", lines)
+    skipped = [request for request in report["requests"] if request["skipped"]]
+    if skipped:
+        lines += ["", "not mounted"]
+        lines += [f"  {_printable(request['text'])}: {request['skipped']}" for request in skipped]
+    lines += [
+        "",
+        f"mounts: {mounts['planned']} planned, {mounts['existing']} exist, the kernel allows {mounts['maximum']}",
+        "created on the host: " + (", ".join(map(_printable, report["created"])) or "nothing"),
+    ]
+    for state in ("on", "off"):
+        names = [entry["name"] for entry in report["protections"] if entry["planned"] == state]
+        lines += _wrapped(f"protections {state}:", names)
+    environment = report["environment"]
+    if environment["caller"] == "all":
+        prefixes = [prefix + "*" for prefix in environment["not_passed_prefixes"]]
+        lines += _wrapped("environment: all of yours but", environment["not_passed"] + prefixes)
+    else:
+        lines += _wrapped("environment: of yours only", environment["passed"])
+    lines += _wrapped("environment: set", environment["set"])
+    for title, texts in (("warning", report["warnings"]), ("note", report["notes"])):
+        lines += [f"{title}: {text}" for text in texts]
+    return "\n".join(lines) + "\n"
+
+
+def _at(root: _Place, path: str) -> _Place:
+    place = root
+    for part in path.split("/")[1:]:
+        place = place.below.setdefault(part, _Place())
+    return place
+
+
+def _branches(place: _Place, indent: str, lines: list[str]) -> None:
+    width = max((len(_printable(name)) for name in place.below), default=0)
+    for number, (name, below) in enumerate(sorted(place.below.items()), 1):
+        last = number == len(place.below)
+        says = "; ".join(below.says)
+        label = _printable(name).ljust(width if says else 0)
+        lines.append(f"{indent}{'└── ' if last else '├── '}{label}{'  ' if says else ''}{says}")
+        _branches(below, indent + ("    " if last else "│   "), lines)
+
+
+def _mount(request: dict[str, Any]) -> str:
+    what = {
+        "host": f"{_printable(request['source'])} of the host", "generated": "a generated file",
+        "private": "an empty directory of this launch", "proc": "a new proc", "tmpfs": "a new tmpfs",
+        "devpts": "a new devpts", "mqueue": "a new mqueue", "link": "a link",
+    }[request["origin"]]
+    access = ", read-only" if request["access"] == "ro" and request["origin"] == "host" else ""
+    via = "".join(f", by the link {_printable(path)} -> {_printable(text)}" for path, text in request["links"])
+    covers = "" if request["covers_link"] is None else f", over the link to {_printable(request['covers_link'])}"
+    return f"{what}{access}{via}{covers}  [{_printable(request['text'])}]"
+
+
+def _opening(report: dict[str, Any], inside: str) -> str:
+    for opened in report["opened"]:
+        if opened["inside"] == inside:
+            return (
+                f"; opened by {opened['strategy']} for {_printable(opened['missing'])}: {opened['reason']}"
+            )
+    return ""
+
+
+def _printable(text: str) -> str:
+    return escape(text.encode("utf-8", "surrogateescape"))
+
+
+def _word(text: str) -> str:
+    from dunnage.plan.wire import quote
+
+    return quote(text.encode("utf-8", "surrogateescape"))
+
+
+def _wrapped(title: str, names: list[str]) -> list[str]:
+    lines, line = [], title
+    for name in map(_printable, names):
+        if len(line) + len(name) > 110:
+            lines.append(line)
+            line = "   "
+        line += " " + name
+    return [*lines, line]

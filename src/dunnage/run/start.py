@@ -1,0 +1,51 @@
+"""Hand a plan to the launcher: this process becomes it."""
+from __future__ import annotations
+
+import fcntl
+import posix
+
+from dunnage.errors import DunnageError
+from dunnage.messages import errno_name, escape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+MFD_ALLOW_SEALING = 2
+MFD_NOEXEC_SEAL = 8  # Linux 6.3; EINVAL before
+F_ADD_SEALS = 1033
+SEALS = 1 | 2 | 4 | 8  # no further seals, no shrinking, growing or writing
+
+
+def start(plan: bytes, launcher: bytes, call_fd: int) -> NoReturn:
+    """Exec `launcher` with the encoded plan and the call block, and with nothing in its environment.
+
+    DunnageError when that fails; nothing was done then.
+    """
+    plan_fd = _sealed(plan)
+    posix.set_inheritable(call_fd, True)
+    try:
+        posix.execve(
+            launcher, [b"dunnage-launch", b"--plan-fd", b"%d" % plan_fd, b"--call-fd", b"%d" % call_fd], {},
+        )
+    except OSError as error:
+        raise DunnageError(
+            f"start the launcher {escape(launcher)}", errno_name(error.errno or 0),
+            "install Dunnage again, or run `make` in its source tree",
+        ) from None
+
+
+def _sealed(content: bytes) -> int:
+    """An unnamed file that nobody can change any more, inherited across exec."""
+    try:
+        try:
+            file = posix.memfd_create("dunnage-plan", MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL)
+        except OSError:
+            file = posix.memfd_create("dunnage-plan", MFD_ALLOW_SEALING)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[posix.write(file, rest):]
+        fcntl.fcntl(file, F_ADD_SEALS, SEALS)
+        return file
+    except OSError as error:
+        raise DunnageError("hand over the plan", f"{errno_name(error.errno or 0)} on a memfd") from None
