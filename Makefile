@@ -31,10 +31,10 @@ help:
 launcher:
 	@[ -w launcher ] || [ -x launcher/build/dunnage-launch ] || \
 		{ echo 'build: this tree belongs to somebody else; fix: build in a copy of it'; exit 1; }
-	@$(MAKE) --no-print-directory -C launcher $(if $(filter default undefined,$(origin CC)),,CC='$(CC)')
+	@$(MAKE) -s --no-print-directory -C launcher $(if $(filter default undefined,$(origin CC)),,CC='$(CC)')
 
 build: launcher
-	@$(PYTHON) -m compileall -q src
+	@'$(PYTHON)' -m compileall -q src
 	@echo 'build: launcher/build/dunnage is ready'
 
 setup:
@@ -59,11 +59,11 @@ lint:
 
 bench: build
 	@packaging/setup.sh build bench
-	@$(PYTHON) tests/bench/run.py
+	@'$(PYTHON)' tests/bench/run.py
 
 fuzz:
 	@$(MAKE) --no-print-directory -C launcher sanitize
-	@$(PYTHON) tests/fuzz/run.py
+	@'$(PYTHON)' tests/fuzz/run.py
 
 # No stale module of an older version may stay behind, hence the rm. The sidecar tells the
 # front which Python to use where that is not the system's.
@@ -72,11 +72,11 @@ install: build
 	@rm -rf '$(INTO)/lib/dunnage' '$(INTO)/bin/dunnage-python'
 	@install -D -m 0755 launcher/build/dunnage-launch '$(INTO)/lib/dunnage/dunnage-launch'
 	@cd src && find dunnage -type f ! -name '*.pyc' -exec install -D -m 0644 '{}' '$(INTO)/lib/dunnage/python/{}' ';'
-	@umask 022; $(PYTHON) -m compileall -q $(if $(DESTDIR),-s '$(DESTDIR)') '$(INTO)/lib/dunnage/python'
+	@umask 022; '$(PYTHON)' -m compileall -q $(if $(DESTDIR),-s '$(DESTDIR)') '$(INTO)/lib/dunnage/python'
 	@for page in $(MAN); do install -D -m 0644 "$$page" '$(INTO)/share/man/man1/'"$${page##*/}"; done
 ifneq ($(PYTHON),/usr/bin/python3)
 	@install -D -m 0755 packaging/dunnage-python '$(INTO)/bin/dunnage-python'
-	@sed -i "1s|.*|#!$$(command -v $(PYTHON))|" '$(INTO)/bin/dunnage-python'
+	@sed -i "1s|.*|#!$$(command -v '$(PYTHON)')|" '$(INTO)/bin/dunnage-python'
 endif
 	@install -D -m 0755 launcher/build/dunnage '$(INTO)/bin/dunnage'
 	@echo 'install: $(INTO)/bin/dunnage'

@@ -27,7 +27,9 @@ class LauncherHook(BuildHookInterface[Any]):
         """``version`` is ``standard`` or ``editable``."""
         if self.target_name != "wheel":
             return
-        self.made = tempfile.mkdtemp(prefix="dunnage-build-")
+        # make cannot name a file with a blank in it.
+        place = "/tmp" if " " in tempfile.gettempdir() else None
+        self.made = tempfile.mkdtemp(prefix="dunnage-build-", dir=place)
         atexit.register(shutil.rmtree, self.made, ignore_errors=True) # also when the compiler fails
         self.compile()
         sidecar = os.path.join(self.made, "dunnage-python")

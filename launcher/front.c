@@ -42,7 +42,7 @@
 /*
  * What Python runs first. Valid Python 3.4, so that an older one than we need can
  * be refused by name: the front is started again to say so. The package comes
- * first in the path only while it is imported, so that nothing lying beside it
+ * first in the path only while it is found itself, so that nothing lying beside it
  * in a site-packages directory can pose as a module of the standard library.
  */
 static char code[] =
@@ -52,8 +52,9 @@ static char code[] =
 	"    name = posix.pread(int(sys.argv[1]), 65536, 0).split(b'\\0')[1]\n"
 	"    posix.execv(sys.argv[4], [name, '" OLD_PYTHON "%d.%d' % sys.version_info[:2]])\n"
 	"sys.path.insert(0, sys.argv[2])\n"
-	"from dunnage.__main__ import main\n"
+	"import dunnage\n"
 	"sys.path.append(sys.path.pop(0))\n"
+	"from dunnage.__main__ import main\n"
 	"sys.exit(main(int(sys.argv[1]), sys.argv[3].encode('utf-8', 'surrogateescape')))\n";
 
 /* Messages ---------------------------------------------------------------- */
