@@ -6,7 +6,6 @@ one line ``FATAL:   SENTENCE; HINT`` that pilots and batch systems parse (CLI-20
 """
 from __future__ import annotations
 
-import errno
 import posix
 import sys
 
@@ -43,6 +42,8 @@ _COLORS = {"FATAL": "31", "ERROR": "31", "WARNING": "33", "INFO": "34"}
 
 def errno_name(number: int) -> str:
     """Symbolic name. The C library's text would be one of the phrases above (CLI-30)."""
+    import errno
+
     return errno.errorcode.get(number, f"errno {number}")
 
 
