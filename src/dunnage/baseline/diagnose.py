@@ -15,6 +15,9 @@ from dunnage.errors import DunnageError
 ENOUGH_NAMESPACES = 1000
 WANTED_NAMESPACES = 15000
 
+# What to do when no cause was found.
+ASK_CHECK = "dunnage check"
+
 _CREATING = ("unshare", "clone", "setns")
 _MAPPING = ("setgroups", "uid_map", "gid_map")
 _STARTING = ("fork", "vfork", "clone3")
@@ -59,7 +62,7 @@ def explain(call: str, errno_name: str, now: Readings) -> tuple[str, str]:
         if now.seccomp == 2:
             return _filtered(now)
         return f"kernel {now.release} has no user namespaces", "boot a kernel built with CONFIG_USER_NS=y"
-    return "no setting explains it", "dunnage check"
+    return "no setting explains it", ASK_CHECK
 
 
 def knob_fix(name: str, value: int, now: Readings) -> str:
@@ -123,6 +126,12 @@ def _refused(call: str, errno_name: str, now: Readings) -> tuple[str, str]:
         return f"AppArmor profile {name} confines this process", _unconfine("apparmor=unconfined", now)
     if errno_name == "EACCES" and now.label.count(":") >= 3 and ":unconfined_t:" not in now.label:
         return f"SELinux confines this process to {now.label.split(':')[2]}", _unconfine("label=disable", now)
+    if call == "uid_map" and errno_name == "EPERM" and (now.uid == 0 or not now.mapped):
+        # Linux 5.12. Inside the half-made namespace it can no longer be seen who made it.
+        return (
+            "probably this is root inside a container, which without CAP_SETFCAP cannot be mapped again",
+            "start the outer container as an ordinary user",
+        )
     if creating and now.chrooted:
         return "this process runs in a chroot", "call dunnage outside of it; the chroot's directory can be the image"
     if creating and ".el7" in now.release and "namespace.unpriv_enable=1" not in now.cmdline.split():
@@ -136,7 +145,7 @@ def _refused(call: str, errno_name: str, now: Readings) -> tuple[str, str]:
         return f"the {engine(now)} around this process forbids it", container_fix(now)
     if creating and now.chrooted is None:
         return "no setting forbids it; probably this process runs in a chroot", "call dunnage outside of the chroot"
-    return "no setting that can be read here forbids it; probably a security module does", "dunnage check"
+    return "no setting that can be read here forbids it; probably a security module does", ASK_CHECK
 
 
 def restricted_by_apparmor(now: Readings) -> bool:

@@ -191,8 +191,12 @@ def bind_paths(
     return Result("CHK-25", WARN, "they differ", f'export {names[1]}="${names[0]}"')
 
 
-def installation(programs: list[str], tree: str, started: str) -> Result:
-    """CHK-27. Looks at the files; `started`: "" or why the launcher does not run."""
+def installation(programs: list[str], tree: str, broken: str, private: bool) -> Result:
+    """CHK-27. Looks at the files.
+
+    broken   why the launcher does not run, or ""
+    private  users other than root cannot start it
+    """
     paths = [*programs, tree]
     for folder, _, files in os.walk(tree):
         paths += [folder, *(os.path.join(folder, name) for name in files)]
@@ -205,8 +209,11 @@ def installation(programs: list[str], tree: str, started: str) -> Result:
             return Result("CHK-27", FAIL, f"{path} is setuid or setgid", f"chmod u-s,g-s {path}")
         if mode & stat.S_IWOTH:
             return Result("CHK-27", FAIL, f"{path} is writable by everybody", f"chmod -R o-w {path}")
-    if started:
-        return Result("CHK-27", FAIL, started, "reinstall dunnage")
+    if broken:
+        return Result("CHK-27", FAIL, broken, "reinstall dunnage")
+    if private:
+        return Result("CHK-27", WARN, f"{programs[0]}: only root can start it",
+                      "install it where everybody may enter every directory, such as /usr/local")
     return Result("CHK-27", PASS, f"{programs[0]}: no setuid, not writable by others, static launcher runs")
 
 
@@ -258,4 +265,5 @@ def host_files(unreadable: list[str]) -> Result:
 
 def _refusal(check: str, refused: Refused, now: Readings) -> Result:
     why, fix = diagnose.explain(refused.call, refused.errno_name, now)
-    return Result(check, FAIL, f"{refused.errno_name} on {refused.step}: {why}", fix)
+    read = f"{refused.errno_name} on {refused.step}: {why}"
+    return Result(check, FAIL, read, "" if fix == diagnose.ASK_CHECK else fix)

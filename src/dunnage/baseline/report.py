@@ -92,9 +92,12 @@ class Report:
 
     @property
     def runs_containers(self) -> bool:
-        """Namespaces, mounts and a whole container work; other failures concern the baseline of sites."""
-        needed = [result.verdict for result in self.results if result.id in ("CHK-02", "CHK-11", "CHK-15")]
-        return PASS in needed and FAIL not in needed
+        """Whole containers start. What else fails concerns some options, or the baseline of sites."""
+        verdicts = {result.id: result.verdict for result in self.results}
+        starts = {verdicts.get(check, SKIP) for check in ("CHK-15", "CHK-17", "CHK-18")}
+        if starts == {SKIP}:
+            return verdicts.get("CHK-02") == verdicts.get("CHK-11") == PASS
+        return PASS in starts
 
     @property
     def not_checked(self) -> list[str]:
@@ -107,8 +110,8 @@ class Report:
         return [result for verdict in (FAIL, WARN) for result in self.results if result.verdict == verdict]
 
     def first_fix(self) -> str:
-        """The fix to begin with: causes stand before their effects."""
-        return next((result.fix for result in self.worst_first() if result.fix), "")
+        """The fix to begin with, "" when nothing fails: causes stand before their effects."""
+        return next((result.fix for result in self.results if result.verdict == FAIL and result.fix), "")
 
 
 def to_json(report: Report) -> str:

@@ -43,7 +43,8 @@ class Front:
 
     path: str
     nobody: bool
-    folder: str
+    budget: trial.Budget
+    folder: str = ""
 
     @property
     def image(self) -> str:
@@ -85,14 +86,13 @@ def exit_program(machine: str) -> bytes | None:
 
 
 @contextlib.contextmanager
-def probe_folder(wanted: str = "") -> Iterator[str]:
-    """A temporary directory that holds the probe image; `wanted`: where, if possible.
+def probe_folder(place: str) -> Iterator[str]:
+    """A temporary directory below `place` that holds the probe image.
 
     The image is HTCondor's: ``dev/ proc/ exit_37`` and nothing else, so /etc and /tmp are missing.
-    Raises OSError when no place can be written and executed from.
     """
     program = exit_program(os.uname().machine)
-    with tempfile.TemporaryDirectory(prefix="dunnage-check-", dir=_place(wanted)) as folder:
+    with tempfile.TemporaryDirectory(prefix="dunnage-check-", dir=place) as folder:
         os.chmod(folder, 0o755)
         for name in ("image", "image/dev", "image/proc"):
             os.mkdir(os.path.join(folder, name), 0o755)
@@ -107,7 +107,7 @@ def probe_folder(wanted: str = "") -> Iterator[str]:
 def start(front: Front, *arguments: str, name: str = "dunnage", cwd: str = "/") -> Outcome:
     """Run the front with an empty environment, as batch systems' probes do.
 
-    Raises trial.NoAnswer when it takes longer than SECONDS; what it started ends with it.
+    Raises trial.NoAnswer when it takes too long; what it started ends with it.
     """
     def run() -> tuple[int, str]:
         if front.nobody:
@@ -119,14 +119,14 @@ def start(front: Front, *arguments: str, name: str = "dunnage", cwd: str = "/") 
         lines = done.stdout[-2000:].splitlines()
         return done.returncode, "\n".join(escape(line) for line in lines)
 
-    status, output = trial.in_child(run, SECONDS)
+    status, output = trial.in_child(run, front.budget.at_most(SECONDS))
     return Outcome(status, output)
 
 
-def nobody_can_start(front: str) -> bool:
-    """Can an unprivileged user run this installation at all? One below /root cannot."""
+def succeeds(front: Front, *arguments: str) -> bool:
+    """Does it end with exit code 0, in time?"""
     try:
-        return start(Front(front, True, ""), "--version").status == 0
+        return start(front, *arguments).status == 0
     except (trial.NoAnswer, trial.Refused):
         return False
 
@@ -136,14 +136,14 @@ def htcondor(front: Front, profile: str) -> Result:
     if not os.path.exists(front.program):
         return Result("CHK-15", SKIP, f"no probe program for {os.uname().machine}")
     outcome = start(front, "exec", "-C", front.image, "/exit_37")
-    return _gate("CHK-15", profile, outcome, outcome.status == EXIT_CODE and not outcome.output,
+    return judge("CHK-15", profile, outcome, outcome.status == EXIT_CODE and not outcome.output,
                  "exec -C in a minimal image: exit code 37, silent")
 
 
 def missing_target(front: Front, profile: str) -> Result:
     """CHK-17: OSPool calls a node without this ``broken underlay``."""
     outcome = start(front, "exec", "-B", f"{front.folder}:/doesnotexist", "/", "/bin/true")
-    return _gate("CHK-17", profile, outcome, outcome.status == 0, "bind to a path that / does not have: works")
+    return judge("CHK-17", profile, outcome, outcome.status == 0, "bind to a path that / does not have: works")
 
 
 def silent_pwd(front: Front, profile: str) -> Result:
@@ -151,7 +151,7 @@ def silent_pwd(front: Front, profile: str) -> Result:
     cwd = os.path.realpath(front.folder)
     outcome = start(front, "--silent", "exec", "--bind", cwd, "--userns", "--cwd", cwd, "/", "pwd",
                     name="apptainer", cwd=cwd)
-    return _gate("CHK-18", profile, outcome, outcome.output.strip() == cwd, "pwd in the bound directory: right, silent")
+    return judge("CHK-18", profile, outcome, outcome.output.strip() == cwd, "pwd in the bound directory: right, silent")
 
 
 def nested(front: Front, profile: str) -> Result:
@@ -162,18 +162,19 @@ def nested(front: Front, profile: str) -> Result:
         front, "exec", "-B", f"{front.program}:/etc/dunnage-outer", "/",
         front.path, "exec", "-B", "/etc/dunnage-outer:/etc/dunnage-inner", "/", "/etc/dunnage-inner",
     )
-    return _gate("CHK-19", profile, outcome, outcome.status == EXIT_CODE, "container in a container: works")
+    return judge("CHK-19", profile, outcome, outcome.status == EXIT_CODE, "container in a container: works")
 
 
-def _gate(check: str, profile: str, outcome: Outcome, good: bool, done: str) -> Result:
+def judge(check: str, profile: str, outcome: Outcome, good: bool, done: str) -> Result:
+    """A result from how a probe ended; `done` says what works."""
     if good:
         return Result(check, PASS, done)
     verdict = FAIL if profile in ("wlcg", *OWNERS.get(check, (profile,))) else WARN
     return Result(check, verdict, str(outcome), outcome.fix())
 
 
-def _place(wanted: str) -> str:
-    """First directory that can be written and executed from."""
+def probe_place(wanted: str) -> str:
+    """First directory that can be written and executed from, `wanted` if possible; "" for none."""
     for place in filter(None, (wanted, "/tmp", "/var/tmp", "/dev/shm")):
         try:
             noexec = os.statvfs(place).f_flag & os.ST_NOEXEC
@@ -181,7 +182,7 @@ def _place(wanted: str) -> str:
             continue
         if not noexec and os.access(place, os.W_OK | os.X_OK):
             return place
-    raise OSError("no directory can be written and executed from")
+    return ""
 
 
 GATES: dict[str, Callable[[Front, str], Result]] = {

@@ -22,9 +22,9 @@ CLONE = {
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE = 0x20, 0x1000, 0x4000, 0x80000
 MNT_DETACH = 2
-PR_SET_DUMPABLE = 4
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 
-# Unlike others, these numbers are the same on every architecture we support.
+# glibc has no function for it.
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 NOBODY = 65534
@@ -45,6 +45,17 @@ class Refused(Exception):
 
 class NoAnswer(Exception):
     """A child did not answer in time, or died."""
+
+
+class Budget:
+    """Time for everything together, so that many slow probes do not add up."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def at_most(self, seconds: float) -> float:
+        """That long, or what is left; never nothing, since most probes take a millisecond."""
+        return max(0.1, min(seconds, self._end - time.monotonic()))
 
 
 def in_child(function: Callable[[], Any], seconds: float) -> Any:
@@ -70,6 +81,7 @@ def _answer(function: Callable[[], Any], writing: int) -> None:
     status = 1
     try:
         os.setsid()
+        _die_with_parent()
         try:
             answer = {"result": function()}
         except Refused as refused:
@@ -125,8 +137,9 @@ def become_nobody() -> None:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    # Changing ids gives /proc/self to root, and with it uid_map.
+    # Changing ids gives /proc/self to root, and with it uid_map; it also forgets the parent.
     _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    _die_with_parent()
 
 
 def enter(*kinds: str) -> None:
@@ -213,7 +226,7 @@ def mount_proc() -> None:
         try:
             mount("proc", place, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         except Refused as refused:
-            raise Refused("mount-proc", refused.errno_name) from refused
+            raise Refused("mount-proc", refused.errno_name, "mount of proc") from refused
 
     in_child(as_first_process, 5.0)
 
@@ -241,6 +254,11 @@ def system_call(number: int, *arguments: int | None) -> tuple[int, str]:
     ctypes.set_errno(0)
     result = _libc.syscall(ctypes.c_long(number), *(ctypes.c_void_p(argument) for argument in arguments))
     return result, "" if result >= 0 else errno_name(ctypes.get_errno())
+
+
+def _die_with_parent() -> None:
+    """A trial within a trial has a session of its own, and nobody else ends it."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _check(call: str, result: int, step: str = "") -> None:
