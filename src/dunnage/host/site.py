@@ -193,7 +193,7 @@ def take(policy: SitePolicy, path: bytes, content: bytes) -> None:
             continue
         place = f"{shown}:{number}"
         if not equals:
-            policy.warnings.append(f"{place}: not of the form key = value")
+            policy.warnings.append(f"{place}: '{escape(line.strip())}' ignored: not of the form key = value")
         elif key not in KEYS:
             known = key.startswith(WITHOUT_EFFECT)
             policy.notes.append(f"{place}: '{escape(key)}' {'has no effect here' if known else 'is not known'}")
@@ -205,22 +205,24 @@ def take(policy: SitePolicy, path: bytes, content: bytes) -> None:
                 _extend(policy, attribute, value, place, first=attribute not in lines)
                 lines[attribute] = number
             elif value:
-                _set(policy, attribute, words, value.decode("utf-8", "replace"), place)
                 lines[attribute] = number
+                if not _set(policy, attribute, words, value.decode("utf-8", "replace"), place):
+                    policy.warnings.append(f"{place}: '{escape(line.strip())}' ignored: it takes {' or '.join(words)}")
     if path.endswith(FOREIGN_FILES) and "bind_path" not in lines:
         policy.bind_path = []  # Apptainer has default entries only where it has no file
 
 
-def _set(policy: SitePolicy, attribute: str, words: tuple[str, ...], value: str, place: str) -> None:
+def _set(policy: SitePolicy, attribute: str, words: tuple[str, ...], value: str, place: str) -> bool:
     if words is NUMBER:
-        good = value.isascii() and value.isdigit()
+        if not (value.isascii() and value.isdigit()):
+            return False
+        setattr(policy, attribute, int(value))
+    elif words is not TEXT and value not in words:
+        return False
     else:
-        good = words is TEXT or value in words
-    if not good:
-        policy.warnings.append(f"{place}: {escape(value.encode())} is not {' or '.join(words)}: ignored")
-        return
-    setattr(policy, attribute, value == "yes" if words is YES_NO else int(value) if words is NUMBER else value)
+        setattr(policy, attribute, value == "yes" if words is YES_NO else value)
     policy.origins[attribute] = place
+    return True
 
 
 def _extend(policy: SitePolicy, attribute: str, value: bytes, place: str, first: bool) -> None:
@@ -236,4 +238,4 @@ def _extend(policy: SitePolicy, attribute: str, value: bytes, place: str, first:
         if source.startswith(b"/") and (destination or source).startswith(b"/"):
             policy.bind_path.append((source, destination or source, f"bind path of {place}".encode()))
         else:
-            policy.warnings.append(f"{place}: bind path {escape(item)} is not /SRC or /SRC:/DST: ignored")
+            policy.warnings.append(f"{place}: '{escape(item)}' ignored: a bind path is /SRC or /SRC:/DST")
