@@ -515,18 +515,25 @@ static void find_launcher(void)
 	}
 }
 
-/* Both would mean that somebody else's privilege is at work (HRD-02). */
+/* Nothing here needs any privilege, and nothing here was written to hold one (HRD-02). */
 static void refuse_privilege(void)
 {
-	if (getauxval(AT_SECURE) == 0 && getuid() == geteuid() && getgid() == getegid()
-	    && getxattr(front, "security.capability", NULL, 0) < 0)
+	struct stat status;
+	/* EOVERFLOW: capabilities that belong to another user namespace. */
+	bool capable = getxattr(front, "security.capability", NULL, 0) >= 0 || errno == EOVERFLOW;
+	bool setid = stat(front, &status) == 0 && status.st_mode & (S_ISUID | S_ISGID);
+
+	if (getauxval(AT_SECURE) == 0 && getuid() == geteuid() && getgid() == getegid() && !capable)
 		return;
-	add(&reason, "it is set-user-ID, set-group-ID or has file capabilities, or its caller's real and "
-	             "effective ids differ; dunnage needs no privilege and refuses any");
-	add(&advice, "chmod ug-s ");
-	add_path(&advice, front);
-	add(&advice, " and setcap -r on it");
-	fail("start");
+	if (capable || setid) {
+		add(&reason, capable ? "it is installed with file capabilities" : "it is installed set-user-ID or set-group-ID");
+		add(&advice, capable ? "setcap -r " : "chmod ug-s ");
+		add_path(&advice, front);
+	} else {
+		add(&reason, "real and effective ids differ");
+		add(&advice, "call it with one identity");
+	}
+	fail("start with privileges");
 }
 
 static _Noreturn void refuse_python(const char *version)
@@ -541,7 +548,7 @@ static _Noreturn void refuse_python(const char *version)
 	if (by_sidecar) {
 		add(&advice, "install dunnage with a newer Python");
 	} else {
-		add(&advice, "ln -s /usr/bin/python3.9 "); /* or whichever newer one the system offers */
+		add(&advice, "ln -sf /usr/bin/python3.9 "); /* or whichever newer one the system offers */
 		add_path(&advice, directory);
 		add(&advice, "/python3");
 	}

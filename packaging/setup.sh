@@ -30,8 +30,8 @@ if [ "$(id -u)" = 0 ]; then
 	export DEBIAN_FRONTEND=noninteractive
 	# First with the package lists as they are: a machine that is offline may have the packages in its cache.
 	# shellcheck disable=SC2086
-	apt-get install -q -y --no-install-recommends $missing > /dev/null 2>&1 ||
-		{ apt-get update -q && apt-get install -q -y --no-install-recommends $missing; } ||
+	apt-get install -qq -y --no-install-recommends $missing > /dev/null 2>&1 ||
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing; } ||
 		{ echo "setup: cannot install$missing: apt-get failed, see above" >&2; exit 1; }
 	exit 0
 fi
