@@ -88,3 +88,8 @@ def _our_fault(bug: Exception, voice: Voice) -> DunnageError:
     where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
     fix = "" if voice.level == DEBUG else "report what the same command says with -d before the verb"
     return DunnageError("go on", f"{name} in {where}, which is a mistake of Dunnage", fix)
+
+
+if __name__ == "__main__":
+    sys.exit(Voice(b"dunnage").fatal(DunnageError(
+        "start this way", "the environment must be saved before Python starts", "use the command `dunnage`")))

@@ -147,7 +147,9 @@ def test_usage_errors(line: str, sentence: str, name: str) -> None:
 def test_usage_errors_suggest_what_was_meant() -> None:
     assert refusal("exce IMG x").fix == "did you mean `dunnage exec`?"
     assert refusal("exec --bnid a IMG x").fix == "did you mean --bind?"
-    assert refusal("exec --debug IMG x").fix == "give --debug before the command"
+    assert refusal("exec --debug IMG x").fix == "give --debug before the verb"
+    assert refusal("exec -ev IMG x").fix == "give -v before the verb"
+    assert refusal("-C exec IMG x").fix == "give -C after the verb"
 
 
 @requirement("CLI-16", "FLG-48", "FLG-49")

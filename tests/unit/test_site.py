@@ -202,6 +202,9 @@ def test_bind_paths() -> None:
         (b"/d", b"/d", b"bind path of /etc/dunnage/dunnage.conf:2"),
     ]
     assert taken("bind path =\n").bind_path == []
+    policy = taken("bind path = /a:/b:ro\n")
+    assert [entry[:2] for entry in policy.bind_path] == [(b"/a", b"/b")]
+    assert len(policy.notes) == 1
 
 
 @requirement("CNF-07", "D9")

@@ -54,8 +54,8 @@ def overview(name: bytes) -> str:
     lines += [f"Usage: {front} [global options] VERB [options] ...", ""]
     for verb in verbs_of(name):
         lines.append(f"  {verb.decode():9} {settings_help.VERBS[verb][1]}")
-    lines += ["", *textwrap.wrap(settings_help.IMAGE, WIDTH), "", "Examples"]
-    lines += [f"  {example}" for example in _examples(front)]
+    lines += ["", f"`{front} help VERB` tells all about one.", *textwrap.wrap(settings_help.IMAGE, WIDTH)]
+    lines += ["", "Examples", *(f"  {example}" for example in _examples(front))]
     lines += ["", "Global options, before the verb"]
     lines += _describe(settings_help.GLOBAL, settings.GLOBAL, settings.GLOBAL_LETTERS)
     return "\n".join(lines) + "\n"

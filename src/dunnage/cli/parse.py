@@ -172,7 +172,7 @@ def _read(
             name = letters[letter]
             row = table[name]
             if cluster[:1] == b"=" or (cluster and row[0] != FLAG):
-                value, cluster = cluster[cluster[:1] == b"=":], b""
+                value, cluster = cluster.removeprefix(b"="), b""
             else:
                 value = b"true" if row[0] == FLAG else _next(rest, name)
             _store(options, row, value, b"--" + name)
@@ -188,12 +188,16 @@ def _next(rest: list[bytes], name: bytes) -> bytes:
 def _unknown_option(word: bytes, table: dict[bytes, Row]) -> DunnageError:
     from dunnage.cli.help import closest
 
-    near = closest(word[2:], table)
-    if table is not settings.GLOBAL and word[2:] in settings.GLOBAL:
-        fix = f"give {escape(word)} before the command"
+    shown, near = escape(word), closest(word[2:], table)
+    if table is settings.GLOBAL:
+        place, elsewhere, letters = "after", settings.ACTION, settings.ACTION_LETTERS
+    else:
+        place, elsewhere, letters = "before", settings.GLOBAL, settings.GLOBAL_LETTERS
+    if word[2:] in elsewhere or word[1:] in letters:
+        fix = f"give {shown} {place} the verb"
     else:
         fix = f"did you mean --{near}?" if near else ""
-    return usage(f"unknown flag: {escape(word)}", fix)
+    return usage(f"unknown flag: {shown}", fix)
 
 
 def _count(name: bytes, verb: bytes, words: list[bytes]) -> None:
@@ -259,7 +263,7 @@ def _store_special(options: Options, target: str, value: bytes, origin: bytes, i
         options.env += binds.parse_env(value, origin)
     elif target == "network":
         if value != b"none":
-            raise _unsupported(f"{origin.decode()} {escape(value)}", "--network none gives an empty network")
+            raise _unsupported(f"{origin.decode()} other than none", "--network none gives an empty network")
         options.network = value
     elif target == "underlay_strategy":
         options.underlay_strategy = _one_of(("auto", "binds", "overlay"), value, origin)

@@ -234,7 +234,10 @@ def _extend(policy: SitePolicy, attribute: str, value: bytes, place: str, first:
         if attribute != "bind_path":
             getattr(policy, attribute).append(item)
             continue
-        source, _, destination = item.partition(b":")
+        source, *more = item.split(b":")
+        destination = more[0] if more else b""
+        if more[1:]:
+            policy.notes.append(f"{place}: what follows /SRC:/DST in '{escape(item)}' has no effect, as in Apptainer")
         if source.startswith(b"/") and (destination or source).startswith(b"/"):
             policy.bind_path.append((source, destination or source, f"bind path of {place}".encode()))
         else:
