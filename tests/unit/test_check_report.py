@@ -65,6 +65,11 @@ def test_what_is_not_checked_is_said() -> None:
     assert all(f"{check} {TITLES[check]}" in text for check in unknown)
 
 
+def test_a_hostile_path_cannot_reach_the_terminal() -> None:
+    result = Result("CHK-25", FAIL, "no \x1b[31m/red\nfail  CHK-02", "remove \udcff")
+    assert (result.read, result.fix) == ("no \\x1b[31m/red; fail  CHK-02", "remove \\udcff")
+
+
 @pytest.mark.requirement("CLI-21")
 def test_no_escape_sequences_unless_asked_for() -> None:
     assert "\x1b" not in to_text(report(REMARK, *GOOD))

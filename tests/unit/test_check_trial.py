@@ -106,6 +106,11 @@ def test_probe_image_is_what_htcondor_ships_and_goes_away(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_probe_image_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), starts.probe_folder(str(tmp_path / "absent")):
+        pytest.fail("made")
+
+
 def test_probe_place_is_the_wanted_one_if_it_can_be_used(tmp_path: Path) -> None:
     assert starts.probe_place(str(tmp_path)) == str(tmp_path)
     assert starts.probe_place(str(tmp_path / "absent")) in ("/tmp", "/var/tmp", "/dev/shm")

@@ -156,6 +156,10 @@ CASES: dict[str, tuple[str, str, Readings, str, str]] = {
         "unshare", "EPERM", machine(uid=1234, uid_map=((0, 100000, 1000),), seccomp=2, container="podman"),
         "uid 1234 or gid 1000 has no mapping", "--userns=keep-id",
     ),
+    "root in a container": (
+        "uid_map", "EPERM", machine(uid=0, gid=0, uid_map=((0, 0, 1),), gid_map=((0, 0, 1),)),
+        "root inside a container, which without CAP_SETFCAP cannot be mapped again", "as an ordinary user",
+    ),
     "no /proc": ("uid_map", "ENOENT", Readings(proc=False), "/proc is not mounted", "mount -t proc proc /proc"),
     "masked /proc in Docker": (
         "mount-proc", "EPERM",
@@ -214,7 +218,7 @@ def test_a_process_that_cannot_be_started_is_no_namespace_failure() -> None:
     assert "pids.max" in refused("fork", "EAGAIN", machine(processes=-1)).why
 
 
-@pytest.mark.parametrize(("call", "errno_name"), [("unshare", "EPERM"), ("uid_map", "EACCES")])
+@pytest.mark.parametrize(("call", "errno_name"), [("unshare", "EPERM"), ("mount", "EACCES")])
 def test_root_is_not_sent_to_knobs_that_do_not_bind_it(call: str, errno_name: str) -> None:
     now = machine(knob={"kernel.unprivileged_userns_clone": 0, APPARMOR: 1}, uid=0, gid=0, capable=True)
     assert "kernel." not in refused(call, errno_name, now).why

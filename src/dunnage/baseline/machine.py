@@ -73,9 +73,9 @@ def apparmor(now: Readings, refused: Refused | None) -> Result:
     """CHK-05. `refused`: what became of creating a user namespace and mounting in it."""
     name = "kernel.apparmor_restrict_unprivileged_userns"
     value = now.knobs.get(name, 0)
-    label = f", own profile {now.label}" if now.label else ""
     if not value:
-        return Result("CHK-05", PASS, f"none{label}")
+        return Result("CHK-05", PASS, "none")
+    label = f", own profile {now.label}" if now.label else ""
     if refused and refused.errno_name in ("EPERM", "EACCES") and diagnose.restricted_by_apparmor(now):
         fix = diagnose.explain(refused.call, refused.errno_name, now)[1]
         return Result("CHK-05", FAIL, f"{name} is {value}{label}; {refused.errno_name} on {refused.step}", fix)

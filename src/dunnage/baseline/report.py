@@ -6,6 +6,8 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dunnage.messages import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -59,7 +61,7 @@ class Result:
 
     id       key of TITLES
     verdict  PASS, SKIP, WARN or FAIL
-    read     what was read or done, and what came of it
+    read     what was read or done, and what came of it; one printable line
     fix      one command or setting, "" where nothing needs one
     """
 
@@ -67,6 +69,11 @@ class Result:
     verdict: str
     read: str
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        # Paths come in, and a terminal must not obey them.
+        object.__setattr__(self, "read", one_line(self.read))
+        object.__setattr__(self, "fix", one_line(self.fix))
 
     @property
     def title(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -87,21 +88,60 @@ def exit_program(machine: str) -> bytes | None:
 
 @contextlib.contextmanager
 def probe_folder(place: str) -> Iterator[str]:
-    """A temporary directory below `place` that holds the probe image.
+    """A temporary directory below `place` that holds the probe image; OSError if it cannot be made.
 
     The image is HTCondor's: ``dev/ proc/ exit_37`` and nothing else, so /etc and /tmp are missing.
+    A process of its own makes the directory and removes it as soon as we let go of the pipe to
+    it, however we end: nothing stays behind even after SIGKILL.
     """
-    program = exit_program(os.uname().machine)
-    with tempfile.TemporaryDirectory(prefix="dunnage-check-", dir=place) as folder:
+    lifeline, hold = os.pipe()
+    hear, say = os.pipe()
+    keeper = os.fork()
+    if keeper == 0:
+        status = 255
+        try:
+            os.close(hold)
+            os.close(hear)
+            status = _keep(place, lifeline, say)
+        finally:
+            os._exit(status)
+    os.close(lifeline)
+    os.close(say)
+    with os.fdopen(hear, "rb") as pipe:
+        folder = os.fsdecode(pipe.read())
+    try:
+        if folder:
+            yield folder
+    finally:
+        os.close(hold)
+        status = os.WEXITSTATUS(os.waitpid(keeper, 0)[1])
+    if not folder:
+        raise OSError(status, "no probe folder")
+
+
+def _keep(place: str, lifeline: int, say: int) -> int:
+    """In the keeper. Says the directory's path, or returns an errno."""
+    os.setsid()  # neither Ctrl-C nor a closed terminal reach it
+    folder = ""
+    try:
+        folder = tempfile.mkdtemp(prefix="dunnage-check-", dir=place)
         os.chmod(folder, 0o755)
         for name in ("image", "image/dev", "image/proc"):
             os.mkdir(os.path.join(folder, name), 0o755)
+        program = exit_program(os.uname().machine)
         if program is not None:
             path = os.path.join(folder, "image", "exit_37")
             with open(path, "wb") as file:
                 file.write(program)
             os.chmod(path, 0o755)
-        yield folder
+        os.write(say, os.fsencode(folder))
+        os.close(say)
+        os.read(lifeline, 1)
+    except OSError as error:
+        return error.errno or 255
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
 def start(front: Front, *arguments: str, name: str = "dunnage", cwd: str = "/") -> Outcome:
@@ -142,8 +182,11 @@ def htcondor(front: Front, profile: str) -> Result:
 
 def missing_target(front: Front, profile: str) -> Result:
     """CHK-17: OSPool calls a node without this ``broken underlay``."""
-    outcome = start(front, "exec", "-B", f"{front.folder}:/doesnotexist", "/", "/bin/true")
-    return judge("CHK-17", profile, outcome, outcome.status == 0, "bind to a path that / does not have: works")
+    command, expected = "/bin/true", 0
+    if os.path.exists(front.program):
+        command, expected = "/doesnotexist/image/exit_37", EXIT_CODE
+    outcome = start(front, "exec", "-B", f"{front.folder}:/doesnotexist", "/", command)
+    return judge("CHK-17", profile, outcome, outcome.status == expected, "bind to a path that / does not have: works")
 
 
 def silent_pwd(front: Front, profile: str) -> Result:

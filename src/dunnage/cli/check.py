@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 import dunnage
 from dunnage.baseline import checks
@@ -14,8 +13,6 @@ from dunnage.messages import answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from dunnage.cli.call import Call
     from dunnage.cli.parse import Options
     from dunnage.messages import Voice
@@ -25,10 +22,6 @@ VARIABLES = (b"APPTAINER_BINDPATH", b"SINGULARITY_BINDPATH")
 
 def main(call: Call, verb: bytes, options: Options, positionals: list[bytes], voice: Voice) -> int:
     """Print the report on stdout; 1 when something fails, with --strict also when something is remarked."""
-    # The directory of the probe image goes also when we are told to end; Python acts on exceptions only.
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _end)
     profile = os.fsdecode(options.profile) or checks.PROFILES[0]
     if profile not in checks.PROFILES:
         raise usage(f"unknown profile '{profile}'", f"one of {', '.join(checks.PROFILES)}")
@@ -36,10 +29,6 @@ def main(call: Call, verb: bytes, options: Options, positionals: list[bytes], vo
     color = os.isatty(1) and not options.nocolor and not call.environment.get(b"NO_COLOR")
     answer(to_json(report) + "\n" if options.json else to_text(report, color))
     return CHECK_FAILED if report.verdict in ((FAIL, WARN) if options.strict else (FAIL,)) else 0
-
-
-def _end(number: int, _frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _installation(call: Call) -> checks.Installation:
