@@ -28,6 +28,20 @@ def test_user_namespace() -> None:
     assert refused.fix.startswith("as root: sysctl -w user.max_user_namespaces=15000")
 
 
+@pytest.mark.requirement("CHK-02", "CHK-08")
+def test_network_namespaces_off_do_not_pass_for_the_cause() -> None:
+    now = Readings(knobs={"user.max_user_namespaces": 20000, "user.max_net_namespaces": 0,
+                          "user.max_mnt_namespaces": 9})
+    refused = Refused("unshare", "ENOSPC")
+    assert "user.max_user_namespaces is 20000" in machine.user_namespace(refused, now).read
+    assert "user.max_mnt_namespaces is 9 and all are in use" in machine.mounts(None, refused, now).read
+
+
+def test_a_trial_without_an_errno_is_quoted() -> None:
+    silent = Refused("unshare", "", "no answer in time")
+    assert machine.user_namespace(silent, Readings()).read == "no answer in time"
+
+
 def test_a_refusal_nobody_can_explain_does_not_send_people_back_to_check() -> None:
     assert machine.user_namespace(Refused("unshare", "EIO"), Readings()).fix == ""
 

@@ -181,7 +181,10 @@ def _containers(
     restricted = now.knobs.get("kernel.apparmor_restrict_unprivileged_userns")
     if mounted and restricted and starts.succeeds(front, "exec", "/", "/bin/true"):
         created = mounted = None  # a profile exempts our launcher, but not this Python
-    proc = mounted or attempt(trial.mount_proc, "mnt", "pid")
+        works = starts.succeeds(front, "exec", "--pid", "/", "/bin/true")
+        proc = None if works else trial.Refused("mount-proc", "EPERM", "mount of proc")
+    else:
+        proc = mounted or attempt(trial.mount_proc, "mnt", "pid")
     results = [
         machine.user_namespace(created, now), machine.apparmor(now, mounted), machine.filters(now, mounted),
         machine.mounts(created, mounted, now), machine.new_proc(mounted, proc, now),
@@ -226,7 +229,7 @@ def _try(front: starts.Front, function: Callable[[], object] | None, *kinds: str
     except trial.Refused as refused:
         return refused
     except trial.NoAnswer as silence:
-        return trial.Refused("unshare", "no answer", f"{silence}")
+        return trial.Refused("unshare", "", f"{silence}")
     return None
 
 

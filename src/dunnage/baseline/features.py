@@ -79,7 +79,7 @@ def overlay() -> str:
 
 
 def cgroups() -> str:
-    """``2``, ``1``, ``1 and 2`` or ``no``."""
+    """``version 2``, ``version 1``, ``version 1 and 2`` or ``no``."""
     lines = (read_text("/proc/self/cgroup") or "").splitlines()
     unified = any(line.startswith("0::") for line in lines) and os.path.ismount("/sys/fs/cgroup")
     legacy = any(not line.startswith("0::") for line in lines)

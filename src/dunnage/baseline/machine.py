@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from dataclasses import replace
 
 from dunnage.baseline import diagnose
 from dunnage.baseline.readings import MountPoint, Readings
@@ -23,7 +24,7 @@ def user_namespace(refused: Refused | None, now: Readings) -> Result:
     """CHK-02."""
     if refused is None:
         return Result("CHK-02", PASS, f"made, with uid {now.uid} mapped to itself")
-    return _refusal("CHK-02", refused, now)
+    return _refusal("CHK-02", refused, now, "user")
 
 
 def mounts(created: Refused | None, refused: Refused | None, now: Readings) -> Result:
@@ -32,7 +33,7 @@ def mounts(created: Refused | None, refused: Refused | None, now: Readings) -> R
         return Result("CHK-11", SKIP, "needs CHK-02")
     if refused is None:
         return Result("CHK-11", PASS, "tmpfs, bind, read-only remount, pivot_root")
-    return _refusal("CHK-11", refused, now)
+    return _refusal("CHK-11", refused, now, "mnt")
 
 
 def new_proc(mounted: Refused | None, refused: Refused | None, now: Readings) -> Result:
@@ -41,7 +42,7 @@ def new_proc(mounted: Refused | None, refused: Refused | None, now: Readings) ->
         return Result("CHK-12", SKIP, "needs CHK-11")
     if refused is None:
         return Result("CHK-12", PASS, "mounted")
-    return _refusal("CHK-12", refused, now)
+    return _refusal("CHK-12", refused, now, "pid")
 
 
 def user_limit(now: Readings) -> Result:
@@ -263,7 +264,12 @@ def host_files(unreadable: list[str]) -> Result:
     return Result("CHK-35", PASS, ", ".join(HOST_FILES))
 
 
-def _refusal(check: str, refused: Refused, now: Readings) -> Result:
+def _refusal(check: str, refused: Refused, now: Readings, kind: str) -> Result:
+    """`kind`: of the namespace that this check adds to those that could be made."""
+    if not refused.errno_name:
+        return Result(check, FAIL, refused.step)
+    if refused.call == "unshare" and refused.errno_name == "ENOSPC":
+        now = replace(now, exhausted=(kind,))
     why, fix = diagnose.explain(refused.call, refused.errno_name, now)
     read = f"{refused.errno_name} on {refused.step}: {why}"
     return Result(check, FAIL, read, "" if fix == diagnose.ASK_CHECK else fix)

@@ -34,7 +34,11 @@ _libc.syscall.restype = ctypes.c_long
 
 
 class Refused(Exception):
-    """A call the kernel refused. `step` is the same in words: ``remount read-only``."""
+    """A call the kernel refused.
+
+    errno_name  "" where it gave no error and yet did not do it
+    step        what was tried, in words: ``remount read-only``
+    """
 
     def __init__(self, call: str, errno_name: str, step: str = "") -> None:
         super().__init__(call, errno_name, step)
@@ -211,7 +215,7 @@ def assemble_root() -> list[str]:
     locked = flags & (MS_NOSUID | MS_NODEV | MS_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME)
     mount("", f"{new}/etc", "", MS_REMOUNT | MS_BIND | MS_RDONLY | _mount_flags(locked), step="remount read-only")
     if not os.statvfs(f"{new}/etc").f_flag & os.ST_RDONLY:
-        raise Refused("mount", "no error", "remount read-only has no effect")
+        raise Refused("mount", "", "a read-only remount has no effect")
     steps.append("read-only")
     number = SYS_PIVOT_ROOT.get(os.uname().machine)
     if number is not None:
@@ -219,7 +223,7 @@ def assemble_root() -> list[str]:
         os.chdir("/")
         _check("umount2", _libc.umount2(b"/old", MNT_DETACH))
         if sorted(os.listdir("/")) != ["etc", "old"]:
-            raise Refused("pivot_root", "no error", "pivot_root has no effect")
+            raise Refused("pivot_root", "", "pivot_root has no effect")
         steps.append("pivot_root")
     return steps
 

@@ -9,7 +9,7 @@ from dunnage.baseline.report import FAIL, WARN, to_json, to_text
 from dunnage.cli import binds
 from dunnage.cli.parse import usage
 from dunnage.errors import CHECK_FAILED, DunnageError
-from dunnage.messages import answer
+from dunnage.messages import answer, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def main(call: Call, verb: bytes, options: Options, positionals: list[bytes], vo
     """Print the report on stdout; 1 when something fails, with --strict also when something is remarked."""
     profile = os.fsdecode(options.profile) or checks.PROFILES[0]
     if profile not in checks.PROFILES:
-        raise usage(f"unknown profile '{profile}'", f"one of {', '.join(checks.PROFILES)}")
+        raise usage(f"unknown profile '{escape(options.profile)}'", f"one of {', '.join(checks.PROFILES)}")
     report = checks.run(_installation(call), call.environment, _bind_paths(call), profile)
     color = os.isatty(1) and not options.nocolor and not call.environment.get(b"NO_COLOR")
     answer(to_json(report) + "\n" if options.json else to_text(report, color))
