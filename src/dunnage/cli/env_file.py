@@ -15,7 +15,7 @@ def read(files: list[bytes], cwd: bytes) -> list[tuple[bytes, bytes]]:
     for file in files:
         what = f"use --env-file {escape(file)}"
         try:
-            path = host.canonical(file if file.startswith(b"/") else cwd + b"/" + file)[0]
+            path = host.locate(file if file.startswith(b"/") else cwd + b"/" + file)[0]
         except OSError as error:
             raise DunnageError(what, errno_name(error.errno or 0), "check the path") from None
         text = host.read_file(path, LIMIT)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import posix
-from errno import EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOTDIR
 
 from dunnage.errors import DunnageError
 from dunnage.image.directory import MAX_LINKS, is_dir, is_file, is_link
@@ -27,9 +26,9 @@ class DiskTree:
     def lstat(self, path: bytes) -> os.stat_result | None:
         try:
             return posix.lstat(self.root + path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except OSError as error:
-            if error.errno in (ENOENT, ENOTDIR):
-                return None
             raise _refused("look at", path, error) from None
 
     def readlink(self, path: bytes) -> bytes:
@@ -49,8 +48,10 @@ class DiskTree:
         try:
             # O_NONBLOCK: a FIFO in an image must not hold us up
             file = posix.open(self.root + path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except OSError as error:
-            if error.errno in (ENOENT, ENOTDIR, ELOOP):
+            if errno_name(error.errno or 0) in ("ELOOP", "ENXIO"):  # a link, a socket
                 return None
             raise _refused("read", path, error) from None
         try:
@@ -87,7 +88,7 @@ class HostDisk(DiskTree):
     def __init__(self) -> None:
         super().__init__(b"/")
 
-    def canonical(self, path: bytes) -> tuple[bytes, str, int, int]:
+    def locate(self, path: bytes) -> tuple[bytes, str, int, int]:
         """Absolute `path` without links: (path, ``dir`` or ``file``, st_dev, st_ino); OSError when out of reach."""
         file = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
         try:
@@ -127,6 +128,7 @@ def _walk(path: bytes) -> bytes:
             continue
         links += 1
         if links > MAX_LINKS:
+            from errno import ELOOP
             raise OSError(ELOOP, "", here)
         text = posix.readlink(here)
         if text.startswith(b"/"):
@@ -142,9 +144,9 @@ def _kind(entry: os.DirEntry[bytes]) -> str:
 
 
 def _refused(action: str, path: bytes, error: OSError) -> DunnageError:
-    fix = ""
-    if error.errno == EACCES:
-        fix = "give your account search permission on every directory of that path"
-    elif error.errno == ENAMETOOLONG:
-        fix = "use a path of at most 4095 bytes with names of at most 255"
-    return DunnageError(f"{action} '{escape(path)}'", errno_name(error.errno or 0), fix)
+    name = errno_name(error.errno or 0)
+    fix = {
+        "EACCES": "give your account search permission on every directory of that path",
+        "ENAMETOOLONG": "use a path of at most 4095 bytes with names of at most 255",
+    }.get(name, "")
+    return DunnageError(f"{action} '{escape(path)}'", name, fix)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import posix
-from errno import ENOENT, ENOTDIR
 
 from dunnage.errors import DunnageError
 from dunnage.messages import errno_name, escape
@@ -45,7 +44,7 @@ def find(text: bytes, cwd: bytes, host: HostDisk) -> Reference:
         raise _not_yet(text, form)
     given = text if text.startswith(b"/") else cwd.rstrip(b"/") + b"/" + text
     try:
-        path, kind, device, inode = host.canonical(given)
+        path, kind, device, inode = host.locate(given)
     except OSError as error:
         raise _unreachable(text, given, error) from None
     if kind != "dir":
@@ -81,9 +80,11 @@ def _not_yet(text: bytes, form: str) -> DunnageError:
     scheme, _, name = text.partition(b":")
     name = name.lstrip(b"/")
     if scheme.lower() == b"docker" and name:
-        registry = name.split(b"/", 1)[0]
-        if b"." not in registry and b":" not in registry:
-            name = b"registry.hub.docker.com/" + (name if b"/" in name else b"library/" + name)
+        registry, slash, _ = name.partition(b"/")
+        if not slash:
+            name = b"registry.hub.docker.com/library/" + name
+        elif b"." not in registry and b":" not in registry:
+            name = b"registry.hub.docker.com/" + name
         fix += f", or use {UNPACKED}/{escape(name)} where CVMFS has it"
     elif form == "a running instance":
         fix = "give the image directory itself: instances cannot be joined yet"
@@ -92,12 +93,12 @@ def _not_yet(text: bytes, form: str) -> DunnageError:
 
 def _unreachable(text: bytes, given: bytes, error: OSError) -> DunnageError:
     name = errno_name(error.errno or 0)
-    if error.errno == ENOENT:
+    if name == "ENOENT":
         parent = given.rstrip(b"/").rsplit(b"/", 1)[0] or b"/"
         why, fix = "it does not exist", f"check the spelling: `ls {escape(parent)}`"
         if given.startswith(b"/cvmfs/"):
             fix += "; is CVMFS mounted on this machine?"
-    elif error.errno == ENOTDIR:
+    elif name == "ENOTDIR":
         why, fix = "a part of the path is not a directory", "check the spelling"
     else:
         why, fix = "it cannot be reached", "check the permissions and the length of the path"

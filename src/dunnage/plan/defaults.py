@@ -4,8 +4,6 @@ The order of the classes, not the order of this list, decides what hides what.
 """
 from __future__ import annotations
 
-from errno import ELOOP, ENOENT
-
 from dunnage.errors import DunnageError
 from dunnage.image.directory import follow
 from dunnage.messages import errno_name, escape
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from dunnage.plan.mounts import HostTree, Tree
 
     class Host(HostTree, Protocol):
-        def canonical(self, path: bytes) -> tuple[bytes, str, int, int]: ...
+        def locate(self, path: bytes) -> tuple[bytes, str, int, int]: ...
         def trigger(self, path: bytes) -> None: ...
 
 MIB = 1 << 20
@@ -72,11 +70,11 @@ class Wanted:
         writable: bool = True,
     ) -> Mount:
         """A bind of what `source` leads to on the host. OSError when it leads nowhere."""
-        path, kind, device, inode = self._host.canonical(source)
+        path, kind, device, inode = self._host.locate(source)
         trigger = self._facts.mounts.triggers(path)
         if trigger and kind == "dir":
             self._host.trigger(path)
-            path, kind, device, inode = self._host.canonical(source)
+            path, kind, device, inode = self._host.locate(source)
         mount = Mount(
             destination, "host", kind, path=path, writable=writable, layer=layer, rank=rank, explicit=explicit,
             text=text, device=destination == b"/dev" or destination.startswith(b"/dev/"), private=self._private,
@@ -110,11 +108,11 @@ class Wanted:
         """A bind of a host directory that may have to be made."""
         try:
             self.bind(path, destination, layer, text, explicit=True)
-        except OSError as error:
-            if error.errno != ENOENT:
-                raise _unusable(destination, path, text, error) from None
+        except FileNotFoundError:
             self.directories.append((path, mode))
             self.mounts.append(Mount(destination, "host", "dir", path=path, layer=layer, explicit=True, text=text))
+        except OSError as error:
+            raise _unusable(destination, path, text, error) from None
 
     def covering(self, path: bytes) -> Mount | None:
         """The mount that will be seen at or above `path`: the last one of all that lie there."""
@@ -250,7 +248,7 @@ def _home(
             try:
                 wanted.bind(source, wanted.home, HOME, text, explicit=True)
             except OSError as error:
-                if error.errno != ENOENT:
+                if not isinstance(error, FileNotFoundError):
                     raise _unusable(wanted.home, source, text, error) from None
                 wanted.warnings.append(f"{escape(text)}: the source does not exist, the home will be empty")
                 wanted.empty(wanted.home, HOME, 0o700, session, text, explicit=True)
@@ -353,10 +351,10 @@ def _unusable(destination: bytes, source: bytes, text: bytes, error: OSError) ->
     """Pilots look for the sentence's first words (CLI-26, CLI-39)."""
     shown = escape(source)
     name = errno_name(error.errno or 0)
-    if error.errno == ENOENT:
+    if name == "ENOENT":
         why = f"source {shown} does not exist"
         fix = "create it, or leave the option out"
-    elif error.errno == ELOOP:
+    elif name == "ELOOP":
         why = f"{name} on source {shown}: links lead round in a circle, or an automount did not happen"
         fix = f"try `ls {shown}` on the host"
     else:
