@@ -65,11 +65,11 @@ fuzz:
 	@$(MAKE) --no-print-directory -C launcher sanitize
 	@'$(PYTHON)' tests/fuzz/run.py
 
-# No stale module of an older version may stay behind, hence the rm. The sidecar tells the
-# front which Python to use where that is not the system's.
+# Nothing of an older version, or of pip's in the same place, may stay behind, hence the rm. The
+# sidecar tells the front which Python to use where that is not the system's.
 install: build
 	@case '$(PREFIX)' in /*) ;; *) echo 'install: PREFIX must be an absolute path'; exit 1 ;; esac
-	@rm -rf '$(INTO)/lib/dunnage' '$(INTO)/bin/dunnage-python'
+	@rm -rf '$(INTO)/lib/dunnage' '$(INTO)/bin/dunnage-python' '$(INTO)/bin/dunnage-launch'
 	@install -D -m 0755 launcher/build/dunnage-launch '$(INTO)/lib/dunnage/dunnage-launch'
 	@cd src && find dunnage -type f ! -name '*.pyc' -exec install -D -m 0644 '{}' '$(INTO)/lib/dunnage/python/{}' ';'
 	@umask 022; '$(PYTHON)' -m compileall -q $(if $(DESTDIR),-s '$(DESTDIR)') '$(INTO)/lib/dunnage/python'
@@ -87,7 +87,7 @@ uninstall:
 	@echo 'uninstall: dunnage is gone from $(INTO)'
 
 clean:
-	@$(MAKE) --no-print-directory -C launcher clean
+	@$(MAKE) -s --no-print-directory -C launcher clean
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find src tests launcher -name __pycache__ -prune -exec rm -rf '{}' + 2> /dev/null || true
 	@echo 'clean: done'

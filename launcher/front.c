@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -258,7 +259,8 @@ static void flush(struct block *block)
 		if (written < 0 && errno == EINTR)
 			continue;
 		if (written < 0)
-			fail_call("save the environment", "write to a memfd", "free memory or raise the memory limit");
+			fail_call("save the environment", "write to a memfd",
+			          errno == EFBIG ? "raise the limit of file sizes (ulimit -f)" : "raise the limit of memory");
 		block->start += written;
 		block->length -= (size_t)written;
 	}
@@ -279,8 +281,11 @@ static int save_call(int argc, char **argv, char **environment)
 	static const char magic[] = "dunnage-call 1";
 	const char *name = argc ? argv[0] : "";
 	struct digits digits[2];
+	const char *ignored = format(&digits[0], ignored_signals(), 16);
 	struct block block = {.start = magic, .length = sizeof magic};
 
+	/* A limit of file sizes counts for memfds too: let it be an error. Python ignores the signal anyway. */
+	signal(SIGXFSZ, SIG_IGN);
 	block.fd = memfd_create("dunnage-call", MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
 	if (block.fd < 0 && errno == EINVAL)
 		block.fd = memfd_create("dunnage-call", MFD_ALLOW_SEALING);
@@ -288,7 +293,7 @@ static int save_call(int argc, char **argv, char **environment)
 		fail_call("save the environment", "memfd_create", "raise the limit of open files or of memory");
 
 	put(&block, name);
-	put(&block, format(&digits[0], ignored_signals(), 16));
+	put(&block, ignored);
 	put(&block, format(&digits[1], (uint64_t)(argc ? argc - 1 : 0), 10));
 	for (int i = 1; i < argc; i++)
 		put(&block, argv[i]);
@@ -353,19 +358,19 @@ static void find_front(void)
 	ssize_t length = -1;
 
 	if (fd < 0)
-		fail_call("find my own file", "open of /proc", "mount /proc");
+		fail_call("find its own files", "open of /proc", "mount /proc");
 	if (fstatfs(fd, &proc) < 0 || proc.f_type != PROC_SUPER_MAGIC) {
 		add(&reason, "/proc is not a proc file system");
 		add(&advice, "mount /proc");
-		fail("find my own file");
+		fail("find its own files");
 	}
 	length = readlinkat(fd, "self/exe", front, sizeof front - 1);
 	if (length < 0)
-		fail_call("find my own file", "readlink of /proc/self/exe", "mount /proc, or install under a shorter path");
+		fail_call("find its own files", "readlink of /proc/self/exe", "mount /proc, or install under a shorter path");
 	if (length == sizeof front - 1 || front[0] != '/') {
 		add(&reason, "/proc/self/exe holds no usable path");
 		add(&advice, "install under a shorter path");
-		fail("find my own file");
+		fail("find its own files");
 	}
 	front[length] = 0;
 	close(fd);
@@ -476,43 +481,43 @@ static void find_in_library(const char *library)
 	closedir(stream);
 }
 
-/* Where each way of installing puts things is written down in docs/architecture.md. */
-static void find_package(void)
+static bool is_source_tree(void)
 {
 	size_t length = strlen(directory);
-
-	if (package_parent[0] && holds_package(package_parent)) /* editable: the sidecar said so */
-		return;
-	if (join(package_parent, prefix, "lib/dunnage/python") && holds_package(package_parent)) /* make install */
-		return;
-	if (length > 15 && strcmp(directory + length - 15, "/launcher/build") == 0) { /* source tree */
-		copy_parent(package_parent, prefix);
-		if (join(package_parent, package_parent, "src") && holds_package(package_parent))
-			return;
-	}
-	package_parent[0] = 0;
-	find_in_library("lib"); /* pip */
-	if (!package_parent[0])
-		find_in_library("lib64");
-	if (!package_parent[0] && holds_package(prefix)) /* pip install --target */
-		strcpy(package_parent, prefix);
-	if (package_parent[0])
-		return;
-	add(&reason, "nothing installed with ");
-	add_path(&reason, front);
-	add(&reason, " holds dunnage/__main__.py, or it may not be read");
-	add(&advice, "install dunnage again, program and package together");
-	fail("find the Python package");
+	return length > 15 && strcmp(directory + length - 15, "/launcher/build") == 0;
 }
 
-static void find_launcher(void)
+/*
+ * Where each way of installing puts things is written down in docs/architecture.md. Launcher
+ * and package are taken from the same one, also where several share a prefix.
+ */
+static void find_files(void)
 {
-	if (join(launcher, prefix, "lib/dunnage/dunnage-launch") && access(launcher, F_OK) == 0)
-		return;
-	if (!join(launcher, directory, "dunnage-launch")) {
-		errno = ENAMETOOLONG;
-		fail_call("find dunnage-launch", "its path", "install under a shorter path");
+	if (join(launcher, directory, "dunnage-launch") && access(launcher, X_OK) == 0) {
+		if (package_parent[0] && holds_package(package_parent)) /* editable: the sidecar said so */
+			return;
+		if (is_source_tree()) {
+			copy_parent(package_parent, prefix);
+			if (join(package_parent, package_parent, "src") && holds_package(package_parent))
+				return;
+		}
+		package_parent[0] = 0;
+		find_in_library("lib"); /* pip */
+		if (!package_parent[0])
+			find_in_library("lib64");
+		if (!package_parent[0] && holds_package(prefix)) /* pip install --target */
+			strcpy(package_parent, prefix);
+		if (package_parent[0])
+			return;
+	} else if (join(launcher, prefix, "lib/dunnage/dunnage-launch") && access(launcher, X_OK) == 0
+	           && join(package_parent, prefix, "lib/dunnage/python") && holds_package(package_parent)) {
+		return; /* make install */
 	}
+	add(&reason, "dunnage-launch or dunnage/__main__.py that belong to ");
+	add_path(&reason, front);
+	add(&reason, " are missing or may not be read");
+	add(&advice, "install dunnage again, all of it together");
+	fail("find its own files");
 }
 
 /* Nothing here needs any privilege, and nothing here was written to hold one (HRD-02). */
@@ -571,9 +576,7 @@ int main(int argc, char **argv)
 	if (argc == 2 && strncmp(argv[1], OLD_PYTHON, strlen(OLD_PYTHON)) == 0)
 		refuse_python(argv[1] + strlen(OLD_PYTHON));
 	find_python();
-	find_package();
-	find_launcher();
-
+	find_files();
 	fd = format(&number, (uint64_t)save_call(argc, argv, environ), 10);
 	execve(python, (char *[]){python, "-I", "-S", "-c", code, fd, package_parent, launcher, front, NULL},
 	       (char *[]){NULL});

@@ -71,7 +71,13 @@ class FakeTree:
         self.report = top / "report"
         self.bin.mkdir(parents=True)
         shutil.copy(front, self.front)
+        self.add_launcher(self.bin)
         self.add_package(top / "src")
+
+    def add_launcher(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "dunnage-launch").write_text("not started by any test of the front\n")
+        (directory / "dunnage-launch").chmod(0o755)
 
     def add_package(self, parent: Path) -> None:
         package = parent / "dunnage"
