@@ -56,7 +56,7 @@ class Wanted:
     def __init__(self, facts: HostFacts, host: Host, contained: bool, private: bool) -> None:
         self.mounts: list[Mount] = []
         self.home = b"/"
-        self.bound: list[bytes] = []
+        self.bound: dict[bytes, None] = {}
         self.directories: list[tuple[bytes, int]] = []
         self.warnings: list[str] = []
         self.notes: list[str] = []
@@ -194,6 +194,9 @@ def collect(
 
     if not contained and controlled and b"cwd" not in left_out:
         _cwd(wanted, facts, host)
+    for wish, device, vendor in ((options.nv, b"/dev/nvidiactl", "NVIDIA"), (options.rocm, b"/dev/kfd", "ROCm")):
+        if wish and host.lstat(device) is not None:
+            wanted.warnings.append(f"this version mounts no {vendor} libraries and, contained, no devices: bind them")
     return wanted
 
 
@@ -246,12 +249,15 @@ def _home(
         text = options.home.text
         if not skipped:
             try:
-                wanted.bind(source, wanted.home, HOME, text, explicit=True)
+                mount = wanted.bind(source, wanted.home, HOME, text, explicit=True)
             except OSError as error:
                 if not isinstance(error, FileNotFoundError):
                     raise _unusable(wanted.home, source, text, error) from None
                 wanted.warnings.append(f"{escape(text)}: the source does not exist, the home will be empty")
                 wanted.empty(wanted.home, HOME, 0o700, session, text, explicit=True)
+            else:
+                if mount.kind != "dir":
+                    raise DunnageError(f"use {escape(text)}", "ENOTDIR, the source is not a directory", "name a directory")
         return
 
     home = facts.account.home if facts.account else home_variable
@@ -301,8 +307,8 @@ def _user_bind(wanted: Wanted, bind: Bind, rank: int, cwd: bytes, minimal: bool,
             wanted.notes.append(f"{escape(bind.text)}: {errno_name(error.errno or 0)}, left out")
             return
         raise _unusable(destination, source, bind.text, error) from None
-    if bind.nested and destination not in wanted.bound:
-        wanted.bound.append(destination)
+    if bind.nested:
+        wanted.bound[destination] = None
 
 
 def _cwd(wanted: Wanted, facts: HostFacts, host: Host) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     Operation = tuple[bytes, ...]
 
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -118,7 +120,7 @@ def clean_path(path: bytes) -> bytes:
     return b"/" + b"/".join(parts)
 
 
-def markers(verb: bytes, container: bytes, name: bytes, binds: list[bytes], version: bytes) -> dict[bytes, bytes]:
+def markers(verb: bytes, container: bytes, name: bytes, binds: Iterable[bytes], version: bytes) -> dict[bytes, bytes]:
     """How a payload, and a nested call, can tell where it runs (CLI-66, CLI-67)."""
     listed = b",".join(bind.replace(b"\\", b"\\\\").replace(b",", b"\\,").replace(b":", b"\\:") for bind in binds)
     facts = (
