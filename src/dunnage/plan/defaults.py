@@ -247,17 +247,18 @@ def _home(
         source = _absolute(options.home.source, facts.cwd)
         wanted.home = clean_path(options.home.destination or source)
         text = options.home.text
-        if not skipped:
-            try:
-                mount = wanted.bind(source, wanted.home, HOME, text, explicit=True)
-            except OSError as error:
-                if not isinstance(error, FileNotFoundError):
-                    raise _unusable(wanted.home, source, text, error) from None
-                wanted.warnings.append(f"{escape(text)}: the source does not exist, the home will be empty")
-                wanted.empty(wanted.home, HOME, 0o700, session, text, explicit=True)
-            else:
-                if mount.kind != "dir":
-                    raise DunnageError(f"use {escape(text)}", "ENOTDIR, the source is not a directory", "name a directory")
+        if skipped:
+            return
+        try:
+            kind = wanted.bind(source, wanted.home, HOME, text, explicit=True).kind
+        except FileNotFoundError:
+            wanted.warnings.append(f"{escape(text)}: the source does not exist, the home will be empty")
+            wanted.empty(wanted.home, HOME, 0o700, session, text, explicit=True)
+            return
+        except OSError as error:
+            raise _unusable(wanted.home, source, text, error) from None
+        if kind != "dir":
+            raise DunnageError(f"use {escape(text)}", "ENOTDIR, the source is not a directory", "name a directory")
         return
 
     home = facts.account.home if facts.account else home_variable
