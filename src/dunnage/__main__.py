@@ -42,7 +42,7 @@ def run(call: Call) -> int:
             voice.level = options.level
             voice.color = voice.terminal and not options.nocolor and not call.environment.get(b"NO_COLOR")
         if call.after.startswith(b"userns:"):
-            raise _refused_namespaces(call.after)
+            raise _refused_namespaces(call)
         for text in options.warnings:
             voice.warning(text)
         for text in options.notes:
@@ -67,12 +67,13 @@ def _show_usage(call: Call, verb: bytes) -> None:
         return  # the error line still tells
 
 
-def _refused_namespaces(after: bytes) -> DunnageError:
+def _refused_namespaces(call: Call) -> DunnageError:
     """The launcher was refused a system call on the way into its namespaces: ``userns:CALL:ERRNO``."""
     from dunnage.baseline.diagnose import diagnose
+    from dunnage.baseline.readings import take
 
-    _, refused, reason = after.decode("ascii", "replace").split(":", 2)
-    return diagnose(refused, reason)
+    _, refused, reason = call.after.decode("ascii", "replace").split(":", 2)
+    return diagnose(refused, reason, lambda: take(call.environment))
 
 
 def _our_fault(bug: Exception, voice: Voice) -> DunnageError:
