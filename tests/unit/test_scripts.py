@@ -108,3 +108,9 @@ def test_quoting() -> None:
     for text in (b"", b"it's", b"$x `y` \\ \n\xff"):
         done = subprocess.run(["/bin/sh", "-c", b"printf %s " + quoted(text)], capture_output=True, check=True)
         assert done.stdout == text
+
+
+def test_thousands_of_variables_fit(shell: list[str], tmp_path: Path) -> None:
+    given = {b"VARIABLE_%d" % number: b"x" for number in range(5000)}
+    done = start(shell, tmp_path, ["true\n"], given=given, argv=[b"/bin/sh", b"-c", b"env | grep -c VARIABLE_"])
+    assert done.stdout == b"5000\n"

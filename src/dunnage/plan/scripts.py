@@ -49,6 +49,13 @@ IFS=$dunnage_ifs; set +f
 [ -n "$dunnage_found" ] || { printf '%%s\\n' %(missing)s >&2; exit 255; }"""
 
 
+# The names are plain ones (_settable), so that eval sees nothing but names.
+_SETTLE = b"""\
+for dunnage_name in %s; do
+eval "export $dunnage_name=\\"\\$%s$dunnage_name\\"; unset %s$dunnage_name"
+done"""
+
+
 class Words:
     """Finished message lines: an environment script ended early; no such command; it cannot be executed."""
 
@@ -72,12 +79,12 @@ def wrap(
         else:
             direct[name] = value
     direct.update(environment.final)  # scripts may look at these
-    assign = [_assign(name) for name in later if name not in EXTENDING]
+    # a loop, since one argument may be 128 KiB long and batch systems give thousands of variables
+    assign = [_SETTLE % (b" ".join(name for name in later if name not in EXTENDING), WAITING, WAITING)]
     if add_default_path:
         assign.append(_DEFAULT_PATH)
     for name in (b"PATH", b"LD_LIBRARY_PATH"):
         assign += _extend(name, later)
-    assign += [b"unset %s%s" % (WAITING, name) for name in later]
 
     frame = {
         b"source": b"\n".join(b". %s" % quoted(script) for script in scripts),
@@ -108,10 +115,6 @@ def _settable(name: bytes) -> bool:
     return plain.isalnum() and not name[:1].isdigit() and name not in _READ_ONLY
 
 
-def _assign(name: bytes) -> bytes:
-    return b'export %s="$%s%s"' % (name, WAITING, name)
-
-
 def _extend(name: bytes, later: dict[bytes, bytes]) -> list[bytes]:
     lines = []
     for where in (b"PREPEND_", b"APPEND_"):
@@ -121,6 +124,7 @@ def _extend(name: bytes, later: dict[bytes, bytes]) -> list[bytes]:
                 lines.append(b'export %s="%s${%s:+:$%s}"' % (name, added, name, name))
             else:
                 lines.append(b'export %s="${%s:+$%s:}%s"' % (name, name, name, added))
+            lines.append(b"unset " + added[1:])
     return lines
 
 
