@@ -55,19 +55,16 @@ class DiskTree:
                 return None
             raise _refused("read", path, error) from None
         try:
-            if not is_file(posix.fstat(file)):
+            found = posix.fstat(file)
+            if not is_file(found):
                 return None
-            parts = []
-            room = limit + 1
-            while room:
-                part = posix.read(file, min(room, 1 << 20))
-                if not part:
-                    break
-                parts.append(part)
-                room -= len(part)
-            if not room:
+            content = part = posix.read(file, min(found.st_size, limit) + 1)
+            while part and len(content) <= limit:  # it may grow, and some file systems do not know sizes
+                part = posix.read(file, limit + 1 - len(content))
+                content += part
+            if len(content) > limit:
                 raise DunnageError(f"read '{escape(path)}'", f"it is larger than {limit} bytes")
-            return b"".join(parts)
+            return content
         except OSError as error:
             raise _refused("read", path, error) from None
         finally:
