@@ -4,10 +4,12 @@
 # CC         compiler; default musl-gcc if installed, else gcc
 # PREFIX, DESTDIR   where `make install` puts things, as usual
 # TESTS      what `make test` runs: paths and options of pytest
+# FUZZ_SECONDS      how long each test that damages at random goes on under `make fuzz`
 
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PREFIX ?= /usr/local
 TESTS ?=
+FUZZ_SECONDS ?= 600
 export PYTHON
 
 INTO := $(DESTDIR)$(PREFIX)
@@ -23,7 +25,7 @@ help:
 	@echo 'make test-all   the same with the tests that take minutes'
 	@echo 'make lint       ruff, mypy --strict and the static analyser of gcc'
 	@echo 'make bench      compare speed and memory with the runtimes installed here'
-	@echo 'make fuzz       feed broken plans to the launcher built with sanitizers'
+	@echo 'make fuzz       feed damaged plans to the launcher built with sanitizers, for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR for packagers); make uninstall removes it again'
 	@echo 'make setup      install the Debian packages for all of this; without root, list them'
 	@echo 'make clean      remove what was built; what was downloaded (.venv) stays'
@@ -62,8 +64,8 @@ bench: build
 	@'$(PYTHON)' tests/bench/run.py
 
 fuzz:
-	@$(MAKE) --no-print-directory -C launcher sanitize
-	@'$(PYTHON)' tests/fuzz/run.py
+	@packaging/setup.sh build test
+	@DUNNAGE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(RUN_TESTS) --timeout=0 -k random tests/launcher
 
 # Nothing of an older version, or of pip's in the same place, may stay behind, hence the rm. The
 # sidecar tells the front which Python to use where that is not the system's.
@@ -89,5 +91,5 @@ uninstall:
 clean:
 	@$(MAKE) -s --no-print-directory -C launcher clean
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find src tests launcher -name __pycache__ -prune -exec rm -rf '{}' + 2> /dev/null || true
+	@find src tests launcher docs -name __pycache__ -prune -exec rm -rf '{}' + 2> /dev/null || true
 	@echo 'clean: done'

@@ -44,7 +44,8 @@ fi
 status=0
 # shellcheck disable=SC2086,SC2016
 (cd "$work/tree" && $as_user env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
-	HOME="$work/home" TMPDIR="$work/tmp" DUNNAGE_WHEELS="$venv/wheels" ${DUNNAGE_MUST_WORK:+DUNNAGE_MUST_WORK=$DUNNAGE_MUST_WORK} \
+	HOME="$work/home" TMPDIR="$work/tmp" DUNNAGE_WHEELS="$venv/wheels" \
+	${DUNNAGE_MUST_WORK:+DUNNAGE_MUST_WORK=$DUNNAGE_MUST_WORK} ${DUNNAGE_FUZZ_SECONDS:+DUNNAGE_FUZZ_SECONDS=$DUNNAGE_FUZZ_SECONDS} \
 	sh -c 'umask 022; make --no-print-directory build "PYTHON=$1" && shift && exec "$@"' sh \
 	"$python" "$venv/bin/python" -m pytest "$@") || status=$?
 exit "$status"

@@ -52,13 +52,16 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+def build_front(build: Path, target: str) -> Path:
+    subprocess.run(["make", "-s", "-C", TOP / "launcher", f"BUILD={build}", f"PYTHON={sys.executable}",
+                    build / target], check=True)
+    return build / target
+
+
 @pytest.fixture(scope="session")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The front alone, built from the sources as they are."""
-    build = tmp_path_factory.mktemp("front")
-    subprocess.run(["make", "-s", "-C", TOP / "launcher", f"BUILD={build}", f"PYTHON={sys.executable}",
-                    build / "dunnage"], check=True)
-    return build / "dunnage"
+    return build_front(tmp_path_factory.mktemp("front"), "dunnage")
 
 
 class FakeTree:
@@ -93,6 +96,12 @@ class FakeTree:
         found: dict[str, Any] = json.loads(self.report.read_text())
         self.report.unlink()
         return found
+
+
+@pytest.fixture
+def sanitized(tmp_path: Path) -> FakeTree:
+    """The same with the front under ASan and UBSan."""
+    return FakeTree(tmp_path / "tree", build_front(tmp_path, "sanitize/dunnage"))
 
 
 @pytest.fixture

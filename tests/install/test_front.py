@@ -163,8 +163,7 @@ def interpreter(directory: Path) -> Path:
     return link
 
 
-@pytest.mark.requirement("CLI-02", "CLI-04")
-@pytest.mark.parametrize(("shape", "directory"), [
+SIDECARS = [
     ("#!{}\n", "plain"),
     ("#!{}\n", "with blank"),
     ("#! {}\r\n", "a" * 200),
@@ -172,18 +171,25 @@ def interpreter(directory: Path) -> Path:
     ("#!/bin/sh\n'''exec' {} \"$0\" \"$@\"\n' '''\n", "a" * 200),
     ("#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n", "with blank"),
     ("#!/bin/sh\n'''exec' '{}' \"$0\" \"$@\"\n' '''\n", "with blank"),
-])
+]
+
+
+@pytest.mark.requirement("CLI-02", "CLI-04")
+@pytest.mark.parametrize(("shape", "directory"), SIDECARS)
 def test_sidecar_names_the_python(fake: FakeTree, tmp_path: Path, shape: str, directory: str) -> None:
     chosen = interpreter(tmp_path / directory)
     (fake.bin / "dunnage-python").write_text(shape.format(chosen) + "# comment\n")
     assert fake.start()["executable"] == str(chosen)
 
 
-@pytest.mark.parametrize("sidecar", [
+NO_SIDECARS = [
     None, "", "no script\n", "#!python\n", "#!/usr/bin/env python3\n", "#!/nonexistent/python3\n", "#!/bin/sh\n",
     "#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'python3' \"$0\" \"$@\"\n' '''\n",
     "#!/\n", "#!" + "/x" * 9000,
-])
+]
+
+
+@pytest.mark.parametrize("sidecar", NO_SIDECARS)
 def test_python_beside_the_front_comes_second(fake: FakeTree, sidecar: str | None) -> None:
     if sidecar is not None:
         (fake.bin / "dunnage-python").write_text(sidecar)
@@ -356,3 +362,22 @@ def test_front_costs_little_beside_python(fake: FakeTree) -> None:
             assert status == 0
             least[name] = min(least[name], used.ru_utime + used.ru_stime)
     assert least["front"] < 1.3 * least["bare"], least
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(sanitized: FakeTree, tmp_path: Path) -> None:
+    """Leaks are no concern of a programme that ends in exec, and LeakSanitizer cannot run under ptrace."""
+    calm = {"ASAN_OPTIONS": "detect_leaks=0"}
+    sanitized.start("a" * 100_000, *(b"x" * count for count in range(500)), env={**calm, "V": "x" * 100_000})
+    for number, (shape, directory) in enumerate(SIDECARS):
+        chosen = interpreter(tmp_path / str(number) / directory)
+        (sanitized.bin / "dunnage-python").write_text(shape.format(chosen) + "# package: " + "/x" * 3000 + "\n")
+        assert sanitized.start(env=calm)["executable"] == str(chosen)
+    for sidecar in filter(None, NO_SIDECARS):
+        (sanitized.bin / "dunnage-python").write_text(sidecar)
+        sanitized.start(env=calm)
+    for name in ("dunnage", "singularity"):
+        for option in ("--dunnage-old-python=3.6", "--dunnage-old-python=" + "\x7f" * 50_000):
+            refusal(run(name, option, executable=sanitized.front, env=calm))
+    shutil.rmtree(sanitized.top / "src")
+    assert "cannot find its own files" in refusal(run(sanitized.front, env=calm))
