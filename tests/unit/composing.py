@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 
 from dunnage.cli.call import Call
+from dunnage.cli.exec import Prepared
 from dunnage.cli.parse import Options, parse
 from dunnage.host.facts import HostFacts, MountTable
 from dunnage.host.site import SitePolicy, take
@@ -78,20 +79,25 @@ class Machine:
 
     def compose(self, line: str, name: bytes = b"dunnage", words: list[bytes] | None = None) -> Composition:
         """`line` begins with the verb; IMAGE stands for the image. Every plan is checked."""
+        return self.prepare(line, name, words)[0].composition
+
+    def prepare(
+        self, line: str, name: bytes = b"dunnage", words: list[bytes] | None = None,
+    ) -> tuple[Prepared, Options]:
         arguments = words or [word.replace("IMAGE", "/images/debian").encode() for word in line.split()]
-        call = Call(name, arguments, self.environment)
         options = Options()
-        verb, rest = parse(call, options)
+        verb, rest = parse(Call(name, arguments, self.environment), options)
         found = self.host.lstat(self.cwd)
         facts = HostFacts(
             1000, 100, self.cwd, found.st_dev if found else 0, found.st_ino if found else 0,
             MountTable(self.mountinfo, self.maximum), self.terminals, self.account, b"nameserver 192.0.2.1\n",
         )
+        verb = (options.action or b"exec") if verb == b"explain" else verb
         request = Request(verb, name, rest[1:], options, self.environment, self.front, b"0.1")
         reference = Reference(rest[0], b"/images/debian", b"/images/debian", 7, 2)
         composition = compose(request, self.policy, facts, self.host, reference, self.image)
         check(composition.operations)
-        return composition
+        return Prepared(composition, facts, self.policy, reference), options
 
 
 def mount_at(composition: Composition, destination: bytes) -> Mount:

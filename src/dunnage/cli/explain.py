@@ -117,7 +117,7 @@ def _protections(prepared: Prepared, options: Options) -> list[dict[str, str]]:
         """Is what lies at `path` of this launch, or the image's, rather than the host's?"""
         return path not in mounts or mounts[path].origin != "host"
 
-    home, sys = mounts.get(composition.wanted.home), mounts.get(b"/sys")
+    home, sys, cwd = mounts.get(composition.wanted.home), mounts.get(b"/sys"), composition.wanted.covering(facts.cwd)
     whole_host = prepared.reference.path == b"/"
     found = []
 
@@ -149,7 +149,7 @@ def _protections(prepared: Prepared, options: Options) -> list[dict[str, str]]:
     row(9, "ipc-namespace", b"ipc" in names, "ipc", asked(b"ipc", "ipc", policy.allow_ipc_ns))
     row(10, "own-tmp", own(b"/tmp") and own(b"/var/tmp") and not whole_host, "contain")
     row(11, "own-home", (home is None or home.origin != "host") and not whole_host, "contain")
-    row(12, "working-directory-not-bound", not any(mount.layer == CWD for mount in mounts.values()), "contain")
+    row(12, "working-directory-not-bound", cwd is None or cwd.origin != "host", "contain")
     row(13, "minimal-dev", own(b"/dev"), "contain")
     row(14, "clean-environment", options.cleanenv, "cleanenv")
     row(15, "close-descriptors", b"descriptors" in planned, "containall")
