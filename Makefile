@@ -31,6 +31,8 @@ help:
 	@echo 'make clean      remove what was built; what was downloaded (.venv) stays'
 
 launcher:
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 9))' || \
+		{ echo 'build: $(PYTHON) is not Python 3.9 or newer; fix: make PYTHON=/usr/bin/python3.9'; exit 1; }
 	@[ -w launcher ] || [ -x launcher/build/dunnage-launch ] || \
 		{ echo 'build: this tree belongs to somebody else; fix: build in a copy of it'; exit 1; }
 	@$(MAKE) -s --no-print-directory -C launcher $(if $(filter default undefined,$(origin CC)),,CC='$(CC)')

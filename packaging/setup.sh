@@ -3,6 +3,7 @@
 # Usage: packaging/setup.sh GROUP...     groups as in packages.txt: build test demo bench
 # Exit status 1: what the groups are for is impossible.
 set -eu
+PATH=$PATH:/usr/sbin:/sbin # dpkg needs them, and `su` leaves them out
 list=$(dirname "$0")/packages.txt
 
 # of GROUP: its lines, without the group

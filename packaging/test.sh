@@ -6,6 +6,7 @@
 # plain user tests in the clone itself, or in a copy if the clone is somebody else's.
 # Afterwards the copy is gone; the exit status is pytest's.
 set -eu
+PATH=$PATH:/usr/sbin:/sbin # useradd, where `su` left them out
 umask 022
 tree=$(cd "$(dirname "$0")/.." && pwd -P)
 venv=$("$tree/packaging/venv.sh")
