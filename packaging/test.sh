@@ -48,5 +48,5 @@ status=0
 	HOME="$work/home" TMPDIR="$work/tmp" DUNNAGE_WHEELS="$venv/wheels" \
 	${DUNNAGE_MUST_WORK:+DUNNAGE_MUST_WORK=$DUNNAGE_MUST_WORK} ${DUNNAGE_FUZZ_SECONDS:+DUNNAGE_FUZZ_SECONDS=$DUNNAGE_FUZZ_SECONDS} \
 	sh -c 'umask 022; make --no-print-directory build "PYTHON=$1" && shift && exec "$@"' sh \
-	"$python" "$venv/bin/python" -m pytest "$@") || status=$?
+	"$python" "$venv/bin/python" -m pytest --basetemp="$work/t" "$@") || status=$?
 exit "$status"
