@@ -431,3 +431,34 @@ def test_gpu_options_are_silent_without_a_driver_and_honest_with_one(option: str
     assert machine.compose(f"exec {option} IMAGE true").warnings == []
     machine.host.file(device)
     assert len(machine.compose(f"exec {option} IMAGE true").warnings) == 1
+
+
+@requirement("CLI-79", "UND-P15", "UND-190")
+@pytest.mark.parametrize("options, mounted", [
+    ("-H /etc:/data", False),            # would be created in the new home, on the host
+    ("-B /other:/data:ro", True),        # read-only: an opened directory holds the point
+    ("-B /full:/data", False),           # would hide what the user bound
+    ("-S /data", True),                  # our own file system holds the point
+])
+def test_the_working_directory_never_hides_or_creates_what_is_the_users(options: str, mounted: bool) -> None:
+    machine = Machine()
+    machine.cwd = b"/data/in"
+    machine.host.dir(b"/other")
+    machine.host.dir(b"/full/in")
+    composition = machine.compose(f"exec {options} IMAGE true")
+    assert any(
+        resolved.mount.layer == CWD and not resolved.skipped for resolved in composition.placement.resolved) is mounted
+    assert composition.placement.created == []
+
+
+@requirement("CLI-81", "CLI-82")
+def test_scratch_stays_below_the_workdir() -> None:
+    composition = Machine().compose("exec -W /data/w -S ../../x IMAGE true")
+    assert composition.wanted.directories == [(b"/data/w/scratch/x", 0o750)]
+
+
+@requirement("CLI-99", "UND-201")
+@pytest.mark.parametrize("destination", ["/dev/fuse", "//dev//fuse", "/tmp/../dev/fuse"])
+def test_devices_work_however_their_path_is_spelled(destination: str) -> None:
+    composition = Machine().compose(f"exec -B /dev/fuse:{destination} IMAGE true")
+    assert mount_at(composition, destination.encode()).device

@@ -71,13 +71,14 @@ class Wanted:
     ) -> Mount:
         """A bind of what `source` leads to on the host. OSError when it leads nowhere."""
         path, kind, device, inode = self._host.locate(source)
+        place = clean_path(destination)
         trigger = self._facts.mounts.triggers(path)
         if trigger and kind == "dir":
             self._host.trigger(path)
             path, kind, device, inode = self._host.locate(source)
         mount = Mount(
             destination, "host", kind, path=path, writable=writable, layer=layer, rank=rank, explicit=explicit,
-            text=text, device=destination == b"/dev" or destination.startswith(b"/dev/"), private=self._private,
+            text=text, device=place == b"/dev" or place.startswith(b"/dev/"), private=self._private,
             trigger=trigger, dev=device, ino=inode,
         )
         self.mounts.append(mount)
@@ -137,18 +138,18 @@ def collect(
     for word in options.no_mount:
         if word not in NO_MOUNT_WORDS and not word.startswith(b"/"):
             wanted.warnings.append(f"--no-mount {escape(word)}: no such mount, ignored")
-    session = policy.sessiondir_max_size * MIB
+    session = max(1, policy.sessiondir_max_size) * MIB  # 0 would mean no limit to the kernel
     controlled = policy.user_bind_control
     workdir = _absolute(options.workdir, facts.cwd) if options.workdir and controlled else b""
     if not controlled and (options.binds or options.scratch or options.workdir):
         wanted.warnings.append("binds, --scratch and --workdir are ignored: the site says `user bind control = no`")
     binds = options.binds if controlled else []
-    whole_dev = any(bind.source == b"/dev" and bind.destination in (b"", b"/dev") for bind in binds)
+    whole_dev = any(clean_path(bind.destination or bind.source) == b"/dev" for bind in binds)
 
     minimal = contained or policy.mount_dev == "minimal"
     with_dev = policy.mount_dev != "no" and b"dev" not in left_out
     if with_dev and minimal and not whole_dev:
-        _minimal_dev(wanted, ipc, policy.mount_devpts and b"devpts" not in left_out, session)
+        _minimal_dev(wanted, facts, ipc, policy.mount_devpts and b"devpts" not in left_out, session)
     elif with_dev and not minimal:
         wanted.default(b"/dev", DEV)
         if ipc:
@@ -182,7 +183,7 @@ def collect(
                 wanted.empty(place, TMP, 0o1777, session, b"private " + place)
 
     for word in options.scratch if controlled else ():
-        place = _absolute(word, b"/")
+        place = clean_path(b"/" + word)
         text = b"--scratch " + word
         if workdir:
             wanted.prepared(workdir + b"/scratch" + place, 0o750, place, SCRATCH, text)
@@ -200,22 +201,24 @@ def collect(
     return wanted
 
 
-def _minimal_dev(wanted: Wanted, ipc: bool, devpts: bool, session: int) -> None:
+def _minimal_dev(wanted: Wanted, facts: HostFacts, ipc: bool, devpts: bool, session: int) -> None:
     """CLI-98. Mode 0755: in a sticky directory the kernel refuses O_CREAT on nodes of other owners (UND-228)."""
-    def add(name: bytes, origin: str, kind: str = "dir", **more: object) -> None:
+    def add(name: bytes, origin: str, mode: int = 0o755, size: int = 0, content: bytes = b"") -> None:
         place = b"/dev/" + name if name else b"/dev"
-        wanted.mounts.append(Mount(place, origin, kind, layer=DEV, text=b"minimal " + place, **more))  # type: ignore[arg-type]
+        wanted.mounts.append(Mount(
+            place, origin, "file" if origin == "link" else "dir", layer=DEV, mode=mode, size=size,
+            inodes=size // PAGE, content=content, text=b"minimal " + place,
+        ))
 
-    add(b"", "tmpfs", size=MIB, inodes=1024)
-    terminal = (b"console",) if wanted._facts.terminals else ()
-    for name in NODES + terminal:
+    add(b"", "tmpfs", size=4 * MIB)
+    for name in NODES + ((b"console",) if facts.terminals else ()):
         wanted.default(b"/dev/" + name, DEV)
     for name, text in LINKS:
-        add(name, "link", "file", content=text)
+        add(name, "link", content=text)
     if devpts:
         add(b"pts", "devpts")
-        add(b"ptmx", "link", "file", content=b"pts/ptmx")
-    add(b"shm", "tmpfs", mode=0o1777, size=session, inodes=session // PAGE)
+        add(b"ptmx", "link", content=b"pts/ptmx")
+    add(b"shm", "tmpfs", 0o1777, session)
     if ipc:
         add(b"mqueue", "mqueue")
 
@@ -238,7 +241,7 @@ def _home(
     wanted: Wanted, options: Options, policy: SitePolicy, facts: HostFacts, workdir: bytes, session: int,
     home_variable: bytes,
 ) -> None:
-    skipped = options.no_home or b"home" in options.no_mount
+    skipped = b"home" in options.no_mount
     if options.home is not None:
         if not policy.user_bind_control:
             raise DunnageError(
@@ -318,23 +321,19 @@ def _cwd(wanted: Wanted, facts: HostFacts, host: Host) -> None:
     if not facts.cwd_inode or cwd in SYSTEM or any(cwd.startswith(tree + b"/") or cwd == tree for tree in KERNEL_TREES):
         return
     covering = wanted.covering(cwd)
-    if covering is not None:
-        place = covering.destination.rstrip(b"/")
-        if place == cwd:
+    place = covering.destination.rstrip(b"/") if covering is not None else b""
+    if place == cwd:
+        return
+    if covering is not None and covering.origin == "host":
+        try:
+            found = host.lstat(covering.path.rstrip(b"/") + cwd[len(place):])
+        except DunnageError:
+            found = None
+        if found is not None and (found.st_dev, found.st_ino) == (facts.cwd_device, facts.cwd_inode):
             return
-        if covering.origin != "host" and covering.layer == USER:
+        if covering.explicit if found is not None else covering.writable:  # hidden, or created on the host
+            wanted.notes.append(f"not mounting the working directory: {escape(covering.text)} lies over it")
             return
-        if covering.origin == "host":
-            below = covering.path.rstrip(b"/") + cwd[len(place):]
-            try:
-                found = host.lstat(below)
-            except DunnageError:
-                found = None
-            if found is not None and (found.st_dev, found.st_ino) == (facts.cwd_device, facts.cwd_inode):
-                return
-            if found is None and covering.layer == USER:
-                wanted.notes.append(f"not mounting the working directory: {escape(covering.text)} lies over it")
-                return
     try:
         wanted.bind(cwd, cwd, CWD, b"working directory " + cwd)
     except OSError as error:
