@@ -54,6 +54,7 @@ fi
 missing=''
 for path in /storage /cvmfs; do [ -e "${image%/}$path" ] || missing="$missing $path"; done
 [ -z "$missing" ] || echo "lacks:  $missing"
+printf '%s$ PATH=%s:$PATH%s\n' "$bold" "$(typed "$base/prefix/bin")" "$plain"
 
 title 'CMS: the job directory appears on /srv; nothing of the host is seen but what was asked for (-C)'
 try cd "$base/job"
