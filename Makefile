@@ -58,7 +58,7 @@ test-all:
 
 lint:
 	@packaging/setup.sh build test
-	@venv=$$(packaging/venv.sh) && "$$venv/bin/ruff" check . && "$$venv/bin/mypy"
+	@venv=$$(packaging/venv.sh) && "$$venv/bin/ruff" check --cache-dir "$$venv/ruff" . && "$$venv/bin/mypy" --cache-dir "$$venv/mypy"
 	@$(MAKE) --no-print-directory -C launcher analyze
 
 bench: build
