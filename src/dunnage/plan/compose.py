@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from dunnage.errors import DunnageError
 from dunnage.image.directory import executable, follow, is_dir, is_file, read
-from dunnage.messages import escape, guard
+from dunnage.messages import escape
 from dunnage.plan import defaults, environment, identity, underlay
 from dunnage.plan.mounts import Image, Underlay
 
@@ -275,7 +275,7 @@ def _with_scripts(
 ) -> tuple[list[Operation], list[bytes]]:
     """Environment operations and arguments: the command itself, or the image's shell on the way to it."""
     operations = settled.operations()
-    files = _environment_scripts(tree)
+    files = _environment_scripts(tree, notes)
     if not files:
         return operations, command
     if not executable(tree, SHELL):
@@ -283,32 +283,10 @@ def _with_scripts(
         return operations, command
     from dunnage.plan import scripts
 
-    shown = escape(command[0])
-    if request.foreign:
-        words = scripts.Words(
-            _line("WARNING: ", "an environment script of the image ended early"),
-            _line("FATAL:   ", f"cannot execute {shown}: error: ENOENT" if b"/" in command[0] else
-                  f'"{shown}": executable file not found in $PATH', fatal=True),
-            _line("FATAL:   ", f"cannot execute {shown}: error: EACCES", fatal=True),
-        )
-    else:
-        words = scripts.Words(
-            _line("dunnage: warning: ", "an environment script of the image ended early"),
-            _line("dunnage: ", f"cannot execute {shown}: ENOENT" if b"/" in command[0] else
-                  f"cannot execute {shown}: it is not in the container's PATH", fatal=True),
-            _line("dunnage: ", f"cannot execute {shown}: EACCES", fatal=True),
-        )
-    converted = SCRIPTS + b"/env/10-docker2singularity.sh" in files
-    return scripts.wrap(files, converted, settled, command, words)
+    return scripts.wrap(files, settled, command, request.foreign, request.options.level)
 
 
-def _line(head: str, text: str, fatal: bool = False) -> bytes:
-    from dunnage.messages import FORBIDDEN_PHRASES
-
-    return (head + (guard(text, FORBIDDEN_PHRASES) if fatal else guard(text))).encode()
-
-
-def _environment_scripts(tree: Tree) -> list[bytes]:
+def _environment_scripts(tree: Tree, notes: list[str]) -> list[bytes]:
     """CLI-111."""
     try:
         place = follow(tree, SCRIPTS + b"/env")
@@ -318,8 +296,8 @@ def _environment_scripts(tree: Tree) -> list[bytes]:
         place = follow(tree, b"/environment")
         if place is not None and is_file(place[1]):
             return [b"/environment"]
-    except DunnageError:
-        pass
+    except DunnageError as error:
+        notes.append(f"the image's environment scripts are left out: cannot {error.what}: {error.why}")
     return []
 
 

@@ -6,6 +6,7 @@ not in the text of the command, because anybody can read another process's argum
 """
 from __future__ import annotations
 
+from dunnage.messages import FORBIDDEN_PHRASES, QUIET, escape, guard
 from dunnage.plan.environment import EXTENDING
 
 TYPE_CHECKING = False
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from dunnage.plan.environment import Environment, Operation
 
 WAITING = b"DUNNAGE_SET_"
+CONVERTED = b"/10-docker2singularity.sh"  # only images that were OCI images have it
 
 # assigning to one of these ends some shells
 _READ_ONLY = (b"UID", b"EUID", b"PPID", b"SHELLOPTS", b"BASHOPTS", b"BASH_VERSINFO")
@@ -30,7 +32,8 @@ set +eu
 %(check)s
 exec "$@"
 }
-trap 'printf "%%s\\n" %(warning)s >&2; dunnage_end "$@"' EXIT
+dunnage_early() { printf '%%s\\n' %(early)s >&2; }
+trap '%(warn)sdunnage_end "$@"' EXIT
 dunnage_scripts "$@"
 dunnage_end "$@"
 """
@@ -56,21 +59,13 @@ eval "export $dunnage_name=\\"\\$%s$dunnage_name\\"; unset %s$dunnage_name"
 done"""
 
 
-class Words:
-    """Finished message lines: an environment script ended early; no such command; it cannot be executed."""
-
-    __slots__ = ("warning", "missing", "refused")
-
-    def __init__(self, warning: bytes, missing: bytes, refused: bytes) -> None:
-        self.warning = warning
-        self.missing = missing
-        self.refused = refused
-
-
 def wrap(
-    scripts: list[bytes], add_default_path: bool, environment: Environment, command: list[bytes], words: Words,
+    scripts: list[bytes], environment: Environment, command: list[bytes], foreign: bool, level: int,
 ) -> tuple[list[Operation], list[bytes]]:
-    """Environment operations and the arguments that run `scripts`, settle the environment and become `command`."""
+    """Environment operations and the arguments that run `scripts`, settle the environment and become `command`.
+
+    What the launcher would say of a command that cannot be run, the shell has to say here.
+    """
     later: dict[bytes, bytes] = {}
     direct: dict[bytes, bytes] = dict(environment.values)
     for name, value in (*environment.given.items(), *environment.final.items()):
@@ -81,18 +76,20 @@ def wrap(
     direct.update(environment.final)  # scripts may look at these
     # a loop, since one argument may be 128 KiB long and batch systems give thousands of variables
     assign = [_SETTLE % (b" ".join(name for name in later if name not in EXTENDING), WAITING, WAITING)]
-    if add_default_path:
+    if any(script.endswith(CONVERTED) for script in scripts):
         assign.append(_DEFAULT_PATH)
     for name in (b"PATH", b"LD_LIBRARY_PATH"):
         assign += _extend(name, later)
 
+    early, missing, refused = _messages(command[0], foreign)
     frame = {
         b"source": b"\n".join(b". %s" % quoted(script) for script in scripts),
         b"assign": b"\n".join(assign),
         b"check": (_CHECK_PATH if b"/" in command[0] else _CHECK_NAME) % {
-            b"command": quoted(command[0]), b"missing": quoted(words.missing), b"refused": quoted(words.refused),
+            b"command": quoted(command[0]), b"missing": quoted(missing), b"refused": quoted(refused),
         },
-        b"warning": quoted_twice(words.warning),
+        b"warn": b"dunnage_early\n" if level >= QUIET else b"",
+        b"early": quoted(early),
     }
     operations = list(environment.passing)
     operations += [(b"env-set", name, value) for name, value in direct.items()]
@@ -100,14 +97,27 @@ def wrap(
     return operations, [b"/bin/sh", b"-c", _FRAME % frame, b"sh", *command]
 
 
+def _messages(command: bytes, foreign: bool) -> tuple[bytes, bytes, bytes]:
+    """Finished lines: a script ended early; no such command; it cannot be executed (CLI-37, CLI-39)."""
+    shown = escape(command)
+    early = "an environment script of the image ended early"
+    if foreign:
+        warning, fatal, error = "WARNING: ", "FATAL:   ", "error: "
+        nowhere = f'"{shown}": executable file not found in $PATH'
+    else:
+        warning, fatal, error = "dunnage: warning: ", "dunnage: ", ""
+        nowhere = f"cannot execute {shown}: it is not in the container's PATH"
+    missing = f"cannot execute {shown}: {error}ENOENT" if b"/" in command else nowhere
+    refused = f"cannot execute {shown}: {error}EACCES"
+    return (
+        (warning + early).encode(), (fatal + guard(missing, FORBIDDEN_PHRASES)).encode(),
+        (fatal + guard(refused, FORBIDDEN_PHRASES)).encode(),
+    )
+
+
 def quoted(text: bytes) -> bytes:
     """One word for a shell, whatever it contains."""
     return b"'" + text.replace(b"'", b"'\\''") + b"'"
-
-
-def quoted_twice(text: bytes) -> bytes:
-    """One word inside a single-quoted command."""
-    return quoted(text).replace(b"'", b"'\\''")
 
 
 def _settable(name: bytes) -> bool:
