@@ -200,7 +200,8 @@ def _within_budget(placement: Placement, facts: HostFacts, warnings: list[str]) 
     planned, existing, maximum = placement.mounts, facts.mounts.count, facts.mounts.maximum
     if not (planned > MANY_MOUNTS or (maximum and planned + existing > maximum * SHARE_OF_MAXIMUM)):
         return
-    costly = max(placement.opened, key=lambda opened: opened.n, default=None)
+    by_binds = (opened for opened in placement.opened if opened.strategy == "binds")
+    costly = max(by_binds, key=lambda opened: opened.n, default=None)
     culprit, remedy = "", "use fewer binds"
     if costly is not None and costly.n > planned // 2:
         where = escape(costly.inside)
