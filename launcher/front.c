@@ -122,22 +122,9 @@ static char *format(struct digits *digits, uint64_t number, unsigned base)
 /* Symbolic: the C library's texts are what clients take for other failures (CLI-30). */
 static void add_errno(struct text *text, int error)
 {
-	static const struct { int error; const char *name; } names[] = {
-		{EPERM, "EPERM"}, {ENOENT, "ENOENT"}, {EINTR, "EINTR"}, {EIO, "EIO"}, {ENXIO, "ENXIO"},
-		{E2BIG, "E2BIG"}, {ENOEXEC, "ENOEXEC"}, {EBADF, "EBADF"}, {EAGAIN, "EAGAIN"}, {ENOMEM, "ENOMEM"},
-		{EACCES, "EACCES"}, {EFAULT, "EFAULT"}, {EBUSY, "EBUSY"}, {ENODEV, "ENODEV"}, {ENOTDIR, "ENOTDIR"},
-		{EISDIR, "EISDIR"}, {EINVAL, "EINVAL"}, {ENFILE, "ENFILE"}, {EMFILE, "EMFILE"}, {ETXTBSY, "ETXTBSY"},
-		{EFBIG, "EFBIG"}, {ENOSPC, "ENOSPC"}, {ENAMETOOLONG, "ENAMETOOLONG"}, {ENOSYS, "ENOSYS"},
-		{ELOOP, "ELOOP"}, {ELIBBAD, "ELIBBAD"}, {EOPNOTSUPP, "EOPNOTSUPP"}, {EDQUOT, "EDQUOT"},
-		{ESTALE, "ESTALE"}, {ETIMEDOUT, "ETIMEDOUT"},
-	};
-
-	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-		if (names[i].error == error) {
-			add(text, names[i].name);
-			return;
-		}
-	}
+#define NAME(e) case e: add(text, #e); return;
+	switch (error) { ERRNO_NAMES(NAME) }
+#undef NAME
 	add(text, "errno ");
 	add(text, format(&(struct digits){0}, (uint64_t)error, 10));
 }
@@ -148,13 +135,7 @@ static void add_errno(struct text *text, int error)
  */
 static void break_phrases(struct text *text)
 {
-	static const char *const phrases[] = {
-		"Not mounting requested bind point", "No more available loop devices", "Failed to mount image",
-		"Operation not permitted", "Failed to create user namespace", "Singularity is not installed",
-		"Apptainer is not installed", "Failed invoking the NEWUSER namespace runtime",
-		"resource temporarily unavailable", "command not found", "SL5 is unsupported",
-		"unrecognized arguments", "temporary sandbox", "executable file not found in",
-	};
+	static const char *const phrases[] = {CLIENT_PHRASES};
 
 	for (size_t i = 0; i < sizeof phrases / sizeof *phrases; i++) {
 		size_t length = strlen(phrases[i]);

@@ -5,6 +5,8 @@ Usage: python3 launcher/generate.py > launcher/build/operations.h
 The header holds
 
   PLAN_VERSION, DUNNAGE_VERSION, EXIT_*      constants of plan/operations.py, __init__.py, errors.py
+  CLIENT_PHRASES                             strings of messages.py that clients act upon, comma-separated
+  ERRNO_NAMES(X)                             X(EPERM) X(ENOENT) ..., every errno that Python knows
   enum phase                                 PHASE_FRAME ... PHASE_END
   enum operation_id                          OP_SOURCE ..., OPERATION_COUNT
   enum { ARG_SOURCE_OBJECT, ... }            position of each field of each operation
@@ -19,6 +21,8 @@ is included, in exactly one source file; everywhere else it is declared.
 """
 from __future__ import annotations
 
+import ast
+import errno
 import os.path
 import runpy
 
@@ -52,11 +56,20 @@ def enumeration(name: str, members: list[str]) -> str:
     return f"enum {name} {{\n" + "".join(f"\t{member},\n" for member in members) + "};\n"
 
 
+def literals(source: str, *names: str) -> list[str]:
+    """The strings of module-level tuples, read without importing the module, which needs its package."""
+    found = {target.id: ast.literal_eval(node.value) for node in ast.parse(source).body if isinstance(node, ast.Assign)
+             for target in node.targets if isinstance(target, ast.Name) and target.id in names}
+    return [text for name in names for text in found[name]]
+
+
 def header() -> str:
     """The whole header."""
     table = runpy.run_path(os.path.join(TOP, "src", "dunnage", "plan", "operations.py"))
     errors = runpy.run_path(os.path.join(TOP, "src", "dunnage", "errors.py"))
     package = runpy.run_path(os.path.join(TOP, "src", "dunnage", "__init__.py"))
+    with open(os.path.join(TOP, "src", "dunnage", "messages.py"), encoding="utf-8") as source:
+        phrases = literals(source.read(), "FATAL_ONLY_PHRASES", "FORBIDDEN_PHRASES", "PROBED_PHRASES")
     operations = table["OPERATIONS"]
 
     phases = sorted((number, name) for name, number in table.items()
@@ -67,7 +80,9 @@ def header() -> str:
         f'#define DUNNAGE_VERSION {string(package["__version__"])}\n'
         f'#define PLAN_VERSION {table["VERSION"]}\n'
         + "".join(f"#define EXIT_{name} {code}\n" for name, code in errors.items()
-                  if name.isupper() and isinstance(code, int)),
+                  if name.isupper() and isinstance(code, int))
+        + f"#define CLIENT_PHRASES {', '.join(map(string, phrases))}\n"
+        + f"#define ERRNO_NAMES(X) {' '.join(f'X({name})' for _, name in sorted(errno.errorcode.items()))}\n",
         enumeration("phase", [f"PHASE_{name} = {number}" for number, name in phases]),
         enumeration("operation_id", [f"OP_{upper(row[0])}" for row in operations] + ["OPERATION_COUNT"]),
         enumeration("field_type", [f"FIELD_{name.upper()}" for name in TYPES]),

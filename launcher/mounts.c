@@ -132,7 +132,7 @@ int mount_table_read(struct mount_table *table) {
 		return -1;
 	}
 	for (char *line = table->text; table->count < lines; table->count++) {
-		char *end = strchr(line, '\n');
+		char *end = line + strcspn(line, "\n");
 		*end = 0;
 		if (!parse_mount(line, &table->entries[table->count])) {
 			mount_table_free(table);

@@ -13,16 +13,8 @@ struct speech speech = {.name = "dunnage-launch", .level = 2, .code = EXIT_FAILE
 
 /* Never strerror(): clients of the foreign names act on the C library's texts. */
 const char *errno_name(int error) {
-#define NAME(e) case e: return #e
-	switch (error) {
-	NAME(EPERM); NAME(ENOENT); NAME(ESRCH); NAME(EINTR); NAME(EIO); NAME(ENXIO); NAME(E2BIG);
-	NAME(ENOEXEC); NAME(EBADF); NAME(ECHILD); NAME(EAGAIN); NAME(ENOMEM); NAME(EACCES); NAME(EFAULT);
-	NAME(EBUSY); NAME(EEXIST); NAME(EXDEV); NAME(ENODEV); NAME(ENOTDIR); NAME(EISDIR); NAME(EINVAL);
-	NAME(ENFILE); NAME(EMFILE); NAME(ENOTTY); NAME(ETXTBSY); NAME(EFBIG); NAME(ENOSPC); NAME(EROFS);
-	NAME(EMLINK); NAME(EPIPE); NAME(ERANGE); NAME(ENAMETOOLONG); NAME(ENOSYS); NAME(ENOTEMPTY);
-	NAME(ELOOP); NAME(EOVERFLOW); NAME(ELIBBAD); NAME(EUSERS); NAME(EOPNOTSUPP); NAME(ETIMEDOUT);
-	NAME(EDQUOT); NAME(ESTALE); NAME(ENOTCONN); NAME(EHOSTDOWN); NAME(EREMOTEIO); NAME(EKEYREJECTED);
-	}
+#define NAME(e) case e: return #e;
+	switch (error) { ERRNO_NAMES(NAME) }
 #undef NAME
 	return "an unexpected error";
 }
@@ -132,13 +124,7 @@ _Noreturn void die_request(unsigned request, const char *inside, int error, cons
 
 /* Phrases that clients take for a verdict when they see them on stderr; paths can contain them. */
 static void guard(char *line) {
-	static const char *const phrases[] = {
-		"Not mounting requested bind point", "No more available loop devices", "Failed to mount image",
-		"error: while mounting", "Operation not permitted", "Failed to create user namespace",
-		"Singularity is not installed", "Apptainer is not installed",
-		"Failed invoking the NEWUSER namespace runtime", "resource temporarily unavailable",
-		"command not found", "SL5 is unsupported", "unrecognized arguments",
-		"temporary sandbox", "executable file not found in", NULL};
+	static const char *const phrases[] = {CLIENT_PHRASES, NULL};
 	for (size_t i = 0; phrases[i]; i++)
 		for (char *hit; (hit = strstr(line, phrases[i]));)
 			*hit = (char)(isupper((unsigned char)*hit) ? tolower((unsigned char)*hit) : toupper((unsigned char)*hit));

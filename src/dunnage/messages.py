@@ -31,6 +31,8 @@ FORBIDDEN_PHRASES = (
     "SL5 is unsupported",
     "unrecognized arguments",
 )
+# Probes look for these in all that we print: a SIF had to be unpacked (CLI-38), a program is missing (CLI-37).
+PROBED_PHRASES = ("temporary sandbox", "executable file not found in")
 ALL_PHRASES = FORBIDDEN_PHRASES + FATAL_ONLY_PHRASES
 
 # A foreign fatal line, newline included; its cause lies in the first part (CLI-23).

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dunnage.messages import FATAL_ONLY_PHRASES, FORBIDDEN_PHRASES
+from dunnage.messages import FATAL_ONLY_PHRASES, FORBIDDEN_PHRASES, PROBED_PHRASES
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sorted((ROOT / "src").rglob("*.py"))
@@ -81,4 +81,4 @@ def test_the_c_library_words_no_error() -> None:
 def test_unpacking_is_announced_nowhere_else() -> None:
     for path in PYTHON:
         for text in python_texts(path):
-            assert "temporary sandbox" not in text, path
+            assert "temporary sandbox" not in text or text in PROBED_PHRASES, path
