@@ -45,7 +45,6 @@ setup:
 	@packaging/setup.sh build test demo bench
 
 demo:
-	@packaging/setup.sh build demo
 	@demo/run.sh
 
 test:

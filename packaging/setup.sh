@@ -41,7 +41,7 @@ echo "setup: not installed, and only root can do that:"
 for package in $missing; do
 	sed -n "s/^\($package\) \{1,\}[a-z]\{1,\} \{1,\}/  \1: /p" "$list"
 done
-echo "fix: sudo apt-get install --no-install-recommends$missing"
+echo "fix: as root: apt-get install --no-install-recommends$missing"
 case " $missing " in
 *' gcc '* | *' libc6-dev '* | *' make '* | *' python3 '*) echo "Until then nothing can be built."; exit 1 ;;
 *' python3-venv '*) echo "Until then make build, install and demo work; make test and lint do not."; exit 1 ;;

@@ -150,7 +150,7 @@ PLANNING = (*ACTIONS, b"explain")
 # What one verb knows beyond ACTION, or beyond --help.
 OWN: dict[bytes, dict[bytes, Row]] = {
     b"shell": {b"shell": (VALUE, "shell", (b"SHELL",))},
-    b"explain": {b"json": (FLAG, "json", ()), b"shell": (VALUE, "shell", (b"SHELL",))},
+    b"explain": {b"json": (FLAG, "json", ()), b"plan": (FLAG, "plan", ()), b"shell": (VALUE, "shell", (b"SHELL",))},
     b"check": {
         b"profile": (VALUE, "profile", ()), b"json": (FLAG, "json", ()), b"strict": (FLAG, "strict", ()),
     },

@@ -94,6 +94,7 @@ GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     }),
     ("Output", {
         b"json": ("", "one JSON document on standard output"),
+        b"plan": ("", "the records of the plan, one a line, as the launcher gets them"),
         b"profile": ("NAME", "check what this experiment needs: wlcg, atlas, cms, lhcb, alice or osg"),
         b"strict": ("", "exit status 1 for warnings too"),
         b"help": ("", "show this help"),

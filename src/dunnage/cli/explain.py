@@ -25,7 +25,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     """DunnageError for whatever would keep the launch from starting, as far as a plan can tell."""
     action = options.action or (b"exec" if len(words) > 1 else b"run")
     prepared = prepare(call, action, options, words)
-    if getattr(options, "plan", False):
+    if options.plan:
         from dunnage.plan.wire import describe
 
         answer(describe(prepared.composition.operations))

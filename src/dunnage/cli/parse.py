@@ -28,6 +28,7 @@ class Options:
     verb          chosen verb, once it is known to exist
     action        verb that `explain` explains, exec by default
     json          machine-readable answer
+    plan          of `explain`: the plan's records, a line each
     profile, strict   of `check`
 
     binds         list of Bind: --bind and --mount in the order given, then their twins
@@ -56,8 +57,8 @@ class Options:
 
     __slots__ = (
         "help", "version", "silent", "quiet", "verbose", "debug", "nocolor", "level", "config", "verb", "action",
-        "json", "profile", "strict", "binds", "home", "no_mount", "workdir", "scratch", "cwd", "contain", "containall",
-        "ipc", "pid", "uts", "net", "userns", "cleanenv", "no_pid", "no_init", "no_umask", "no_home", "hostname",
+        "json", "plan", "profile", "strict", "binds", "home", "no_mount", "workdir", "scratch", "cwd", "contain",
+        "containall", "ipc", "pid", "uts", "net", "userns", "cleanenv", "no_pid", "no_init", "no_umask", "no_home", "hostname",
         "network", "env", "env_file", "no_env", "nv", "rocm", "shell", "underlay", "underlay_strategy", "mount_api",
         "origins", "warnings", "notes",
     )
@@ -68,7 +69,7 @@ class Options:
         self.config = b""
         self.verb = b""
         self.action = b"exec"
-        self.json = self.strict = False
+        self.json = self.plan = self.strict = False
         self.profile = b""
         self.binds: list[Bind] = []
         self.home: Bind | None = None
@@ -293,7 +294,7 @@ def _invalid(origin: bytes, right: str) -> DunnageError:
     return error
 
 
-def _unsupported(what: str, fix: str = "") -> DunnageError:
+def _unsupported(what: str, fix: str = "leave it out") -> DunnageError:
     why = f"Dunnage {__version__} does not support it yet"
     return DunnageError(f"use {what}", why, fix, sentence=f"{what} is not supported by Dunnage {__version__} yet")
 
