@@ -39,6 +39,7 @@ launcher:
 
 build: launcher
 	@'$(PYTHON)' -m compileall -q src
+	@[ ! -w src/dunnage ] || '$(PYTHON)' -I packaging/bundle.py src
 	@echo 'build: launcher/build/dunnage is ready'
 
 setup:
@@ -74,8 +75,9 @@ install: build
 	@case '$(PREFIX)' in /*) ;; *) echo 'install: PREFIX must be an absolute path'; exit 1 ;; esac
 	@rm -rf '$(INTO)/lib/dunnage' '$(INTO)/bin/dunnage-python' '$(INTO)/bin/dunnage-launch'
 	@install -D -m 0755 launcher/build/dunnage-launch '$(INTO)/lib/dunnage/dunnage-launch'
-	@cd src && find dunnage -type f ! -name '*.pyc' -exec install -D -m 0644 '{}' '$(INTO)/lib/dunnage/python/{}' ';'
+	@cd src && find dunnage -type f ! -path '*/__pycache__/*' -exec install -D -m 0644 '{}' '$(INTO)/lib/dunnage/python/{}' ';'
 	@umask 022; '$(PYTHON)' -m compileall -q $(if $(DESTDIR),-s '$(DESTDIR)') '$(INTO)/lib/dunnage/python'
+	@umask 022; '$(PYTHON)' -I packaging/bundle.py '$(INTO)/lib/dunnage/python' $(if $(DESTDIR),'$(DESTDIR)')
 	@for page in $(MAN); do install -D -m 0644 "$$page" '$(INTO)/share/man/man1/'"$${page##*/}"; done
 ifneq ($(PYTHON),/usr/bin/python3)
 	@install -D -m 0755 packaging/dunnage-python '$(INTO)/bin/dunnage-python'

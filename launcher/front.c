@@ -55,7 +55,7 @@ static char code[] =
 	"sys.path.insert(0, sys.argv[2])\n"
 	"import dunnage\n"
 	"sys.path.append(sys.path.pop(0))\n"
-	"from dunnage.__main__ import main\n"
+	"from dunnage.start import main\n"
 	"sys.exit(main(int(sys.argv[1]), sys.argv[3].encode('utf-8', 'surrogateescape')))\n";
 
 /* Messages ---------------------------------------------------------------- */

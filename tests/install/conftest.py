@@ -86,7 +86,8 @@ class FakeTree:
         package = parent / "dunnage"
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
-        (package / "__main__.py").write_text(REPORTER)
+        (package / "__main__.py").touch()
+        (package / "start.py").write_text(REPORTER)
 
     def start(self, *arguments: Any, program: Any = None, **options: Any) -> dict[str, Any]:
         """What the package saw."""

@@ -350,11 +350,11 @@ def test_file_capabilities_are_refused(fake: FakeTree) -> None:
 
 def test_front_costs_little_beside_python(fake: FakeTree) -> None:
     """CPU time against bare Python doing the same import, interleaved; the least of many is what the machine can do."""
-    main = fake.top / "src" / "dunnage" / "__main__.py"
+    main = fake.top / "src" / "dunnage" / "start.py"
     main.write_text("import posix\n\ndef main(fd, launcher):\n    posix._exit(0)\n")
     python = "/usr/bin/python3"
     bare = [python, "-I", "-S", "-c", "import sys\nsys.path.insert(0, sys.argv[1])\n"
-            "from dunnage.__main__ import main\nmain(3, b'')", str(fake.top / "src")]
+            "from dunnage.start import main\nmain(3, b'')", str(fake.top / "src")]
     least = {"bare": 1e9, "front": 1e9}
     for _ in range(60):
         for name, command in (("bare", bare), ("front", [str(fake.front)])):

@@ -1,93 +1,97 @@
-"""The hand-over to the launcher: a sealed plan, an empty environment, and the same process (HRD-03, D3, HRD-61)."""
+"""The bundle of hot modules: used while it is current, never needed (D8, R16)."""
 from __future__ import annotations
 
-import fcntl
+import marshal
 import os
-import stat
+import shutil
+import subprocess
+import sys
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import pytest
 
-from dunnage.cli.exec import make_directory
-from dunnage.errors import DunnageError
-from dunnage.run.start import SEALS, _sealed, start
-
-requirement = pytest.mark.requirement
-F_GET_SEALS = 1034
-
-STAND_IN = """#!/bin/sh
-echo "$$ $1 $3"
-cat "/proc/self/fd/$2"
-cat "/proc/self/fd/$4"
-tr '\\0' '\\n' < /proc/$$/environ
+ROOT = Path(__file__).parents[2]
+LOOK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from dunnage import start
+start.load(start.__file__.rpartition("/")[0])
+print(sorted(name for name, module in sys.modules.items() if name.startswith("dunnage.") and module.__spec__ is None))
+from dunnage.cli import exec as verb
+from dunnage.plan import scripts
+print(verb.main.__module__, scripts.__name__)
 """
 
-
-@requirement("D3", "HRD-03")
-def test_a_plan_cannot_be_changed_once_it_is_handed_over() -> None:
-    content = bytes(range(256)) * 5000
-    file = _sealed(content)
-    try:
-        assert fcntl.fcntl(file, F_GET_SEALS) & SEALS == SEALS
-        assert os.pread(file, len(content) + 1, 0) == content
-        with pytest.raises(PermissionError):
-            os.pwrite(file, b"x", 0)
-        assert os.get_inheritable(file)
-    finally:
-        os.close(file)
+requirement = pytest.mark.requirement
 
 
-@requirement("HRD-61", "D3")
-def test_the_launcher_takes_the_place_of_this_process(tmp_path: Path) -> None:
-    launcher = tmp_path / "dunnage-launch"
-    launcher.write_text(STAND_IN)
-    launcher.chmod(0o755)
-    out = tmp_path / "out"
-    child = os.fork()
-    if child == 0:
-        try:
-            os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT), 1)
-            call = os.memfd_create("call")
-            os.write(call, b"the call\n")
-            os.lseek(call, 0, os.SEEK_SET)
-            start(b"the plan\n", os.fsencode(launcher), call)
-        finally:
-            os._exit(99)
-    _, status = os.waitpid(child, 0)
-    assert status == 0
-    lines = out.read_text().splitlines()
-    assert lines[:3] == [f"{child} --plan-fd --call-fd", "the plan", "the call"]
-    assert lines[3:] == []  # of an environment
+@pytest.fixture
+def parent(tmp_path: Path) -> Path:
+    """A copy of the package with its bundle."""
+    shutil.copytree(ROOT / "src" / "dunnage", tmp_path / "dunnage", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "dunnage" / "__pycache__").mkdir()
+    subprocess.run([sys.executable, "-I", ROOT / "packaging" / "bundle.py", tmp_path], check=True)
+    return tmp_path
 
 
-def test_a_missing_launcher_is_named(tmp_path: Path) -> None:
-    call = os.memfd_create("call")
-    try:
-        with pytest.raises(DunnageError, match="ENOENT") as caught:
-            start(b"", os.fsencode(tmp_path / "none"), call)
-        assert str(tmp_path / "none") in caught.value.what
-        assert caught.value.fix
-    finally:
-        os.close(call)
+def bundle(parent: Path) -> Path:
+    [found] = (parent / "dunnage" / "__pycache__").glob("start.*.bundle")
+    return found
 
 
-@requirement("CLI-81")
-def test_directories_below_the_workdir_are_made_with_their_modes(tmp_path: Path) -> None:
-    old = os.umask(0o077)
-    try:
-        make_directory(os.fsencode(tmp_path / "w" / "tmp"), 0o1777)
-        make_directory(os.fsencode(tmp_path / "w" / "scratch" / "a"), 0o750)
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE((tmp_path / "w" / "tmp").stat().st_mode) == 0o1777
-    assert stat.S_IMODE((tmp_path / "w" / "scratch" / "a").stat().st_mode) == 0o750
-    (tmp_path / "w" / "tmp").chmod(0o700)
-    make_directory(os.fsencode(tmp_path / "w" / "tmp"), 0o1777)
-    assert stat.S_IMODE((tmp_path / "w" / "tmp").stat().st_mode) == 0o700
+def bundled(parent: Path) -> list[str]:
+    """Modules that came out of the bundle. All verbs' modules can be imported either way."""
+    command = [sys.executable, "-I", "-S", "-c", LOOK, parent]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    names, imported = done.stdout.splitlines()
+    assert imported == "dunnage.cli.exec dunnage.plan.scripts"
+    return list(eval(names))
 
 
-@requirement("CLI-81", "CLI-39")
-def test_a_workdir_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DunnageError, match="ENOTDIR"):
-        make_directory(os.fsencode(tmp_path / "file" / "tmp"), 0o700)
+@requirement("D8", "R16")
+def test_the_whole_launch_comes_out_of_one_file(parent: Path) -> None:
+    names = bundled(parent)
+    assert {"dunnage.__main__", "dunnage.cli.parse", "dunnage.plan.underlay", "dunnage.run.start"} <= set(names)
+    assert "dunnage.cli.help" not in names
+
+
+@requirement("R16")
+@pytest.mark.parametrize("module", ["__main__.py", "plan/view.py", "cli/__init__.py"])
+def test_a_changed_source_makes_it_stale(parent: Path, module: str) -> None:
+    source = parent / "dunnage" / module
+    source.write_text(source.read_text() + "\n# changed\n")
+    assert bundled(parent) == []
+
+
+@requirement("R16")
+def test_a_touched_source_makes_it_stale(parent: Path) -> None:
+    os.utime(parent / "dunnage" / "errors.py", (1, 1))
+    assert bundled(parent) == []
+
+
+@requirement("R16")
+def test_a_missing_source_makes_it_stale(parent: Path) -> None:
+    content = marshal.loads(bundle(parent).read_bytes()[len(MAGIC_NUMBER):])
+    content.append(("dunnage.gone", "gone.py", 1, 1, content[0][4]))
+    bundle(parent).write_bytes(MAGIC_NUMBER + marshal.dumps(content))
+    assert bundled(parent) == []
+
+
+@requirement("R16")
+def test_byte_code_of_another_python_is_not_read(parent: Path) -> None:
+    bundle(parent).write_bytes(b"\0\0\r\n" + bundle(parent).read_bytes()[len(MAGIC_NUMBER):])
+    assert bundled(parent) == []
+
+
+@requirement("R16")
+def test_without_it_everything_works(parent: Path) -> None:
+    bundle(parent).unlink()
+    assert bundled(parent) == []
+
+
+@requirement("R16")
+def test_writing_it_again_changes_nothing(parent: Path) -> None:
+    before = bundle(parent).stat().st_mtime_ns
+    subprocess.run([sys.executable, "-I", ROOT / "packaging" / "bundle.py", parent], check=True)
+    assert bundle(parent).stat().st_mtime_ns == before

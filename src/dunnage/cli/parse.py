@@ -58,9 +58,9 @@ class Options:
     __slots__ = (
         "help", "version", "silent", "quiet", "verbose", "debug", "nocolor", "level", "config", "verb", "action",
         "json", "plan", "profile", "strict", "binds", "home", "no_mount", "workdir", "scratch", "cwd", "contain",
-        "containall", "ipc", "pid", "uts", "net", "userns", "cleanenv", "no_pid", "no_init", "no_umask", "no_home", "hostname",
-        "network", "env", "env_file", "no_env", "nv", "rocm", "shell", "underlay", "underlay_strategy", "mount_api",
-        "origins", "warnings", "notes",
+        "containall", "ipc", "pid", "uts", "net", "userns", "cleanenv", "no_pid", "no_init", "no_umask", "no_home",
+        "hostname", "network", "env", "env_file", "no_env", "nv", "rocm", "shell", "underlay", "underlay_strategy",
+        "mount_api", "origins", "warnings", "notes",
     )
 
     def __init__(self) -> None:
