@@ -24,7 +24,7 @@ struct plan {
 	struct record *records;
 	size_t count;
 	size_t objects, opened, requests;
-	const char **request_text; /* [requests + 1]; entry 0 is empty */
+	const struct record **request; /* [requests + 1]; the first is NULL */
 };
 
 /* Checks everything; does not return when the plan is wrong. */
@@ -73,7 +73,8 @@ int open_workdir(const char *path);
 
 /* ---- mounts.c: one interface over both mount APIs ---- */
 
-enum mount_flags { FLAG_RO = 1 << 0, FLAG_DEV = 1 << 1, FLAG_PRIVATE = 1 << 2, FLAG_PLAIN = 1 << 3 };
+/* FLAG_PLAIN: the top mount only, with the flags it has; FLAG_AS_IS: all mounts, with the flags they have. */
+enum mount_flags { FLAG_RO = 1 << 0, FLAG_DEV = 1 << 1, FLAG_PRIVATE = 1 << 2, FLAG_PLAIN = 1 << 3, FLAG_AS_IS = 1 << 4 };
 
 struct tree {
 	int fd;         /* new API: the detached, later attached clone; classic: O_PATH of the source */
@@ -84,7 +85,7 @@ extern bool classic;
 extern int procfs; /* checked /proc of the host */
 
 void mounts_choose(bool force_classic);
-/* Copy of the mounts at dir/name (name "" for dir itself); FLAG_PLAIN: top only, keep its flags. */
+/* Copy of the mounts at dir/name (name "" for dir itself). */
 int tree_clone(struct tree *tree, int dir, const char *name, unsigned flags);
 /* Mount on the object that `point` refers to. The tree's fd is closed by tree_close only. */
 int tree_attach(struct tree *tree, int point);

@@ -278,7 +278,7 @@ static void check_record(struct check *check, const struct record *record) {
 	case OP_REQUEST: {
 		unsigned which = small(record, 0);
 		need(check, which == check->plan->requests + 1, "requests are numbered from 1 without gaps");
-		check->plan->request_text[++check->plan->requests] = record->field[ARG_REQUEST_TEXT];
+		check->plan->request[++check->plan->requests] = record;
 		break;
 	}
 	default: break;
@@ -363,8 +363,7 @@ void plan_parse(struct plan *plan, char *text, size_t size) {
 	struct check check = {.plan = plan};
 	check.objects = reserve(plan->objects, 1);
 	check.opened = reserve(plan->opened, 1);
-	plan->request_text = reserve(plan->count + 1, sizeof *plan->request_text);
-	plan->request_text[0] = "";
+	plan->request = reserve(plan->count + 1, sizeof *plan->request);
 	size_t total = plan->count;
 	for (plan->count = 0; plan->count < total;) {
 		const struct record *record = &plan->records[plan->count++];

@@ -395,60 +395,95 @@ void pid_namespace_enter(const struct plan *plan) {
 
 /* ---- the payload's environment ---- */
 
-static bool listed(const struct plan *plan, enum operation_id which, const char *entry, size_t name_length) {
-	for (size_t i = 0; i < plan->count; i++) {
-		const struct record *record = &plan->records[i];
-		if (record->id != which)
-			continue;
-		size_t length = strlen(record->field[0]);
-		if (which == OP_ENV_EXCEPT_PREFIX ? length <= name_length && !memcmp(record->field[0], entry, length)
-			: length == name_length && !memcmp(record->field[0], entry, length))
+struct variable {
+	const char *name, *value;
+	size_t order;
+};
+struct variables {
+	struct variable *all;
+	size_t count;
+};
+
+static int by_name(const void *a, const void *b) {
+	const struct variable *one = a, *other = b;
+	int order = strcmp(one->name, other->name);
+	return order ? order : (one->order > other->order) - (one->order < other->order);
+}
+
+/* Sorted by name; of several with one name the last is kept. */
+static struct variables variables_of(const struct plan *plan, enum operation_id which, struct variable extra) {
+	struct variables found = {.count = 0};
+	for (size_t i = 0; i < plan->count; i++)
+		found.count += plan->records[i].id == which;
+	found.all = calloc(found.count + 1, sizeof *found.all);
+	if (!found.all)
+		die("", ENOMEM, "calloc", "build the environment");
+	found.count = 0;
+	for (size_t i = 0; i < plan->count; i++)
+		if (plan->records[i].id == which)
+			found.all[found.count++] = (struct variable){plan->records[i].field[0],
+				which == OP_ENV_SET ? plan->records[i].field[ARG_ENV_SET_VALUE] : NULL, i};
+	if (extra.name)
+		found.all[found.count++] = extra;
+	qsort(found.all, found.count, sizeof *found.all, by_name);
+	size_t kept = 0;
+	for (size_t i = 0; i < found.count; i++)
+		if (i + 1 == found.count || strcmp(found.all[i].name, found.all[i + 1].name))
+			found.all[kept++] = found.all[i];
+	found.count = kept;
+	return found;
+}
+
+/* Does the list hold the name of this NAME=VALUE? */
+static bool names(const struct variables *list, const char *entry) {
+	size_t length = strcspn(entry, "=");
+	for (size_t low = 0, high = list->count; low < high;) {
+		size_t middle = (low + high) / 2;
+		const char *wanted = list->all[middle].name;
+		int order = strncmp(entry, wanted, length);
+		if (!order && wanted[length])
+			order = -1; /* the entry's name is shorter */
+		if (!order)
 			return true;
+		if (order < 0)
+			high = middle;
+		else
+			low = middle + 1;
 	}
 	return false;
 }
 
 static char **build_environment(const struct plan *plan, const char *workdir) {
-	size_t used = 0, sets = 1;
+	const struct variable none = {.name = NULL};
+	struct variables except = variables_of(plan, OP_ENV_EXCEPT, none), pass = variables_of(plan, OP_ENV_PASS, none),
+		prefixes = variables_of(plan, OP_ENV_EXCEPT_PREFIX, none),
+		set = variables_of(plan, OP_ENV_SET, (struct variable){"PWD", workdir, SIZE_MAX});
+	size_t used = 0;
 	bool all = false;
-	for (size_t i = 0; i < plan->count; i++) {
-		sets += plan->records[i].id == OP_ENV_SET;
+	for (size_t i = 0; i < plan->count; i++)
 		all |= plan->records[i].id == OP_ENV_ALL;
-	}
-	char **environment = calloc(call.environment_count + sets + 1, sizeof *environment);
+	char **environment = calloc(call.environment_count + set.count + 1, sizeof *environment);
 	if (!environment)
 		die("", ENOMEM, "calloc", "build the environment");
 	for (size_t i = 0; i < call.environment_count; i++) {
 		char *entry = call.environment[i];
-		size_t length = strcspn(entry, "=");
-		if (!entry[length] || !length)
+		if (*entry == '=' || !strchr(entry, '=') || names(&set, entry))
 			continue;
-		bool pass = all ? !listed(plan, OP_ENV_EXCEPT, entry, length) && !listed(plan, OP_ENV_EXCEPT_PREFIX, entry, length) : false;
-		if ((pass || listed(plan, OP_ENV_PASS, entry, length)) && !listed(plan, OP_ENV_SET, entry, length)
-		    && !(length == 3 && !memcmp(entry, "PWD", 3)))
+		bool passes = all && !names(&except, entry);
+		for (size_t k = 0; passes && k < prefixes.count; k++)
+			passes = strncmp(entry, prefixes.all[k].name, strlen(prefixes.all[k].name));
+		if (passes || names(&pass, entry))
 			environment[used++] = entry;
 	}
-	size_t first_set = used;
-	for (size_t i = 0; i <= plan->count; i++) {
-		const char *name = "PWD", *value = workdir;
-		if (i < plan->count) {
-			const struct record *record = &plan->records[i];
-			if (record->id != OP_ENV_SET || !strcmp(record->field[0], "PWD"))
-				continue;
-			name = record->field[ARG_ENV_SET_NAME];
-			value = record->field[ARG_ENV_SET_VALUE];
-		}
-		size_t name_length = strlen(name), value_length = strlen(value), at = first_set;
+	for (size_t i = 0; i < set.count; i++) {
+		size_t name_length = strlen(set.all[i].name), value_length = strlen(set.all[i].value);
 		char *entry = malloc(name_length + value_length + 2);
 		if (!entry)
 			die("", ENOMEM, "malloc", "build the environment");
-		memcpy(entry, name, name_length);
+		memcpy(entry, set.all[i].name, name_length);
 		entry[name_length] = '=';
-		memcpy(entry + name_length + 1, value, value_length + 1);
-		while (at < used && (strncmp(environment[at], entry, name_length + 1)))
-			at++;
-		environment[at] = entry; /* a later one wins */
-		used += at == used;
+		memcpy(entry + name_length + 1, set.all[i].value, value_length + 1);
+		environment[used++] = entry;
 	}
 	return environment;
 }
@@ -519,8 +554,9 @@ static void drop_capabilities(void) {
 		die("", errno, "prctl PR_SET_NO_NEW_PRIVS", "give up new privileges");
 }
 
+/* Best-effort ends where the kernel has the call: then a failure is one. EPERM is how seccomp says no. */
 static void protection_missing(bool fatal, const char *what, const char *failed) {
-	if (fatal)
+	if (fatal || (errno != ENOSYS && errno != EPERM && errno != EOPNOTSUPP && errno != EINVAL && errno != E2BIG))
 		die("ask for it only where the kernel has it", errno, failed, "%s", what);
 	note("cannot %s here: %s", what, errno_name(errno));
 }

@@ -107,17 +107,18 @@ _Noreturn void die(const char *fix, int error, const char *failed, const char *w
 
 _Noreturn void die_request(unsigned request, const char *inside, int error, const char *why) {
 	struct text dunnage = {.used = 0}, foreign = {.used = 0};
-	const char *asked = speech.plan && request ? speech.plan->request_text[request] : "";
+	const struct record *asked = speech.plan ? speech.plan->request[request] : NULL;
+	bool by_user = asked && words(asked, ARG_REQUEST_BY) == WORD_REQUEST_BY_USER;
 	const char *name = error ? errno_name(error) : "";
 	const char *on = error && why ? " on " : "";
 	const char *fix = error == ENOSPC ? "raise fs.mount-max or bind fewer things"
 		: "check that nothing changes the image or the sources during the start; -d shows the plan";
 	appendf(&dunnage, "cannot mount %s: %s%s%s", inside, name, on, why ? why : "");
-	appendf(&foreign, "%s %s: error: %s%s%s", *asked ? "Not mounting requested bind point" : "cannot mount", inside,
+	appendf(&foreign, "%s %s: error: %s%s%s", by_user ? "Not mounting requested bind point" : "cannot mount", inside,
 		name, on, why ? why : "");
-	if (*asked) {
-		appendf(&dunnage, " (asked for by %s)", asked);
-		appendf(&foreign, " (%s)", asked);
+	if (asked) {
+		appendf(&dunnage, " (%s%s)", by_user ? "asked for by " : "", asked->field[ARG_REQUEST_TEXT]);
+		appendf(&foreign, " (%s)", asked->field[ARG_REQUEST_TEXT]);
 	}
 	fatal(dunnage.bytes, foreign.bytes, fix);
 }

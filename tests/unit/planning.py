@@ -67,7 +67,8 @@ def whole(placement: Placement, mounts: list[Mount]) -> list[tuple[bytes, ...]]:
     """A placement with what else a plan needs around it."""
     return [
         (b"dunnage-plan", b"1"),
-        *((b"request", b"%d" % number, mount.text) for number, mount in enumerate(mounts, 1)),
+        *((b"request", b"%d" % number, b"user" if mount.explicit else b"default", mount.text)
+          for number, mount in enumerate(mounts, 1)),
         (b"unshare", b"user,mount,pid,ipc"), (b"uid-map", b"1000", b"1000", b"1"), (b"gid-map", b"1000", b"1000", b"1"),
         *placement.operations,
         (b"enter",), (b"argument", b"true"), (b"end",),

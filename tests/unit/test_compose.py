@@ -7,7 +7,7 @@ from dunnage.errors import DunnageError
 from dunnage.plan.compose import FORMAT
 from dunnage.plan.operations import VERSION
 from dunnage.plan.wire import decode, encode
-from unit.composing import ROOT_MOUNT, Machine, fields, pairs
+from unit.composing import ROOT_MOUNT, Machine, fields
 
 requirement = pytest.mark.requirement
 
@@ -153,7 +153,9 @@ def test_a_second_try_names_no_front() -> None:
 @requirement("R2", "UND-354")
 def test_every_mount_can_be_named_in_a_message() -> None:
     composition = Machine().compose("exec -B /data/in:/in:ro IMAGE true")
-    texts = pairs(composition, b"request")
+    requests = fields(composition, b"request")
+    texts = {number: text for number, _, text in requests}
+    assert {text for _, by, text in requests if by == b"user"} == {b"--bind /data/in:/in:ro"}
     assert b"--bind /data/in:/in:ro" in texts.values()
     source = next(source for source in fields(composition, b"source") if source[6] == b"/data/in")
     assert texts[source[5]] == b"--bind /data/in:/in:ro"

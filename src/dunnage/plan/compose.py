@@ -111,7 +111,10 @@ def compose(
     ]
     if request.front:
         operations.append((b"front", request.front))
-    operations += [(b"request", b"%d" % number, mount.text) for number, mount in enumerate(wanted.mounts, 1)]
+    operations += [
+        (b"request", b"%d" % number, b"user" if mount.explicit else b"default", mount.text)
+        for number, mount in enumerate(wanted.mounts, 1)
+    ]
     if options.mount_api == "classic":
         operations.append((b"mechanism", b"classic"))
     operations += [

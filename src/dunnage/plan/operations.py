@@ -40,8 +40,9 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
     ("front", SPEAKING, (("program", "path"),),
      "Front to start again, once, when the plan turns out stale before any effect, or to explain "
      "why namespaces are refused."),
-    ("request", SPEAKING, (("request", "index"), ("text", "text")),
-     "What the user typed, for messages; numbered from 1 without gaps. Request 0 means none."),
+    ("request", SPEAKING, (("request", "index"), ("by", "user|default"), ("text", "text")),
+     "What the user typed, or what a default is called, for messages; numbered from 1 without gaps. "
+     "Request 0 means none."),
 
     ("mechanism", MECHANISM, (("api", "auto|classic"),),
      "`classic` forces mount(2); for tests and broken kernels."),
