@@ -148,8 +148,9 @@ void process_protect_descriptors(const struct plan *plan) {
 /* A helper that stays must not hold the payload's pipes open. */
 static void let_go_of_descriptors(int keep_a, int keep_b, bool keep_stderr) {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	for (int fd = 0; null >= 0 && fd < (keep_stderr ? 2 : 3); fd++)
-		dup2(null, fd);
+	for (int fd = 0; fd < (keep_stderr ? 2 : 3); fd++)
+		if (null < 0 || dup2(null, fd) < 0)
+			close(fd); /* an image without /dev/null */
 	int low = keep_a < keep_b ? keep_a : keep_b, high = keep_a < keep_b ? keep_b : keep_a;
 	bool whole = !(lacking & LACK_CLOSE_RANGE);
 	if (whole && low > 3)
@@ -383,12 +384,12 @@ void pid_namespace_enter(const struct plan *plan) {
 	}
 	is_init = true;
 	outer = ends[1];
-	/* First the tie to the parent, then proof that it was alive when the tie was made. */
+	/* First the tie to the parent, then proof that it was alive when the tie was made: its end is open. */
 	char go;
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		die("", errno, "prctl", "tie init to its parent");
 	close(ends[0]);
-	if (recv(outer, &go, 1, 0) != 1)
+	if (recv(outer, &go, 1, 0) != 1 || !recv(outer, &go, 1, MSG_DONTWAIT))
 		_exit(speech.code);
 	alarm(WATCHDOG_SECONDS);
 }
