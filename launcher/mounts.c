@@ -209,30 +209,32 @@ static unsigned long kept_flags(const char *options) {
 }
 
 /* Remounts the mount `top` and, when recursive, all below it, keeping the flags that the kernel may
- * have locked: dropping one gives EPERM. A round that finds nothing to do ends it. What another mount
- * covers cannot be reached by path, and not by the payload either. */
+ * have locked: dropping one gives EPERM. Submounts can come while we look; a round that finds none to
+ * change ends it. What another mount covers cannot be reached by path, and not by the payload either. */
 static int remount(unsigned top, unsigned long wanted, bool recursive) {
 	for (int round = 0; round < 5; round++) {
 		struct mount_table table;
 		if (mount_table_read(&table) < 0)
 			return -1;
-		bool *below = calloc(table.count + 1, sizeof *below);
-		bool changed = false, failed = !below, grown = !failed;
-		for (size_t i = 0; !failed && i < table.count; i++)
-			below[i] = table.entries[i].id == top;
-		while (recursive && grown) { /* parents may stand after their children */
+		unsigned largest = top;
+		for (size_t i = 0; i < table.count; i++)
+			largest = table.entries[i].id > largest ? table.entries[i].id : largest;
+		bool *below = calloc((size_t)largest + 1, sizeof *below); /* by mount id */
+		bool changed = false, failed = !below, grown = recursive && !failed;
+		if (below)
+			below[top] = true;
+		while (grown) { /* parents may stand after their children */
 			grown = false;
-			for (size_t i = 0; i < table.count; i++)
-				for (size_t k = 0; !below[i] && k < table.count; k++)
-					if (below[k] && table.entries[k].id == table.entries[i].parent)
-						grown = below[i] = true;
+			for (const struct mount_entry *entry = table.entries; entry < table.entries + table.count; entry++)
+				if (!below[entry->id] && entry->parent <= largest && below[entry->parent])
+					grown = below[entry->id] = true;
 		}
 		for (size_t i = 0; !failed && i < table.count; i++) {
 			const struct mount_entry *entry = &table.entries[i];
 			unsigned long flags = kept_flags(entry->options);
-			if (!below[i] || (flags & wanted) == wanted || mount_hidden(&table, entry))
+			if (!below[entry->id] || (flags & wanted) == wanted || mount_hidden(&table, entry))
 				continue;
-			changed = true;
+			changed |= entry->id != top;
 			failed = mount(NULL, entry->point, NULL, MS_BIND | MS_REMOUNT | flags | wanted, NULL) < 0;
 		}
 		int error = errno;
@@ -259,7 +261,7 @@ int tree_clone(struct tree *tree, int dir, const char *name, unsigned flags) {
 	unsigned how = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (unsigned)AT_SYMLINK_NOFOLLOW | (unsigned)AT_NO_AUTOMOUNT;
 	how |= (*name ? 0 : (unsigned)AT_EMPTY_PATH) | (flags & FLAG_PLAIN ? 0 : (unsigned)AT_RECURSIVE);
 	tree->fd = (int)syscall(NR_OPEN_TREE, dir, name, how);
-	if (tree->fd < 0 || flags & FLAG_PLAIN)
+	if (tree->fd < 0 || flags & (FLAG_PLAIN | FLAG_AS_IS))
 		return tree->fd;
 	uint64_t set = MOUNT_ATTR_NOSUID | (flags & FLAG_DEV ? 0 : MOUNT_ATTR_NODEV)
 		| (flags & FLAG_RO ? MOUNT_ATTR_RDONLY : 0);
@@ -288,14 +290,13 @@ static int attach_classic(struct tree *tree, int point) {
 		return -1;
 	close(tree->fd);
 	tree->fd = top;
-	unsigned id = mount_id(top);
-	if (tree->flags & FLAG_PLAIN)
+	if (tree->flags & (FLAG_PLAIN | FLAG_AS_IS))
 		return 0;
 	if (tree->flags & FLAG_PRIVATE && mount(NULL, path, NULL, MS_PRIVATE | MS_REC, NULL) < 0)
 		return -1;
 	unsigned long wanted = MS_NOSUID | (tree->flags & FLAG_DEV ? 0 : MS_NODEV)
 		| (tree->flags & FLAG_RO ? MS_RDONLY : 0);
-	return remount(id, wanted, true);
+	return remount(mount_id(top), wanted, true);
 }
 
 int tree_attach(struct tree *tree, int point) {

@@ -290,9 +290,8 @@ static struct tree take(struct object *object, unsigned request, const char *ins
 	int error = 0;
 	switch (object->record->id) {
 	case OP_SOURCE:
-		if (object->staged >= 0) { /* already carries its flags */
-			unsigned given = words(object->record, ARG_SOURCE_FLAGS);
-			if (tree_clone(&tree, object->staged, "", FLAG_RO | (given & WORD_SOURCE_FLAGS_DEV ? FLAG_DEV : 0u)) < 0)
+		if (object->staged >= 0) {
+			if (tree_clone(&tree, object->staged, "", FLAG_AS_IS) < 0)
 				error = errno;
 		} else if (object->late) {
 			clone_source(object);
@@ -479,7 +478,7 @@ static void take_over(struct opened *directory, int into, const char *name, unsi
 	if (type == DT_LNK)
 		return;
 	struct tree tree;
-	int point = -1, result = tree_clone(&tree, directory->backing, name, FLAG_RO);
+	int point = -1, result = tree_clone(&tree, directory->backing, name, FLAG_AS_IS); /* those of the stage */
 	if (result >= 0) {
 		point = openat(into, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		result = point < 0 ? -1 : tree_attach(&tree, point);
