@@ -135,10 +135,9 @@ static void clone_source(struct object *object) {
 	close(fd);
 }
 
-/* Is the place of the scratch at or below this path? Its clone would then show the scratch. */
-static bool holds_scratch(const char *path) {
-	size_t length = strlen(path);
-	return !path[1] || (!strncmp(scratch_place, path, length) && (!scratch_place[length] || scratch_place[length] == '/'));
+static bool at_or_below(const char *path, const char *top) {
+	size_t length = strlen(top);
+	return !top[1] || (!strncmp(path, top, length) && (!path[length] || path[length] == '/'));
 }
 
 static void raise_descriptors(size_t wanted, size_t *possible) {
@@ -188,7 +187,8 @@ void objects_clone(const struct plan *plan) {
 		struct object *object = &objects[i];
 		if (object->record->id != OP_SOURCE)
 			continue;
-		object->late = held >= possible && !holds_scratch(object->record->field[ARG_SOURCE_PATH]);
+		const char *path = object->record->field[ARG_SOURCE_PATH]; /* the scratch would show in it, or hide it */
+		object->late = held >= possible && !at_or_below(scratch_place, path) && !at_or_below(path, scratch_place);
 		if (object->late)
 			continue;
 		clone_source(object);
@@ -269,6 +269,18 @@ static void make_private(const struct record *record) {
 
 /* ---- image and stages ---- */
 
+/* mount(2) copies what is mounted when it is called: a source above the scratch's place now shows the scratch. */
+static void hide_scratch(const struct object *object, const struct tree *tree) {
+	const char *path = object->record->field[ARG_SOURCE_PATH];
+	if (!classic || object->record->id != OP_SOURCE || !at_or_below(scratch_place, path))
+		return;
+	char link[32];
+	int copy = open_below(tree->fd, scratch_place + (path[1] ? strlen(path) + 1 : 1), O_PATH | O_DIRECTORY);
+	if (copy < 0 || umount2(proc_path(link, copy), MNT_DETACH) < 0)
+		die_request(small(object->record, ARG_SOURCE_REQUEST), path, errno, "taking the scratch out of it");
+	close(copy);
+}
+
 static void stage(const struct record *record) {
 	struct object *object = &objects[small(record, 0)];
 	char name[24];
@@ -278,6 +290,7 @@ static void stage(const struct record *record) {
 	if (tree_attach(&object->tree, point) < 0)
 		die_request(small(object->record, ARG_SOURCE_REQUEST), object->record->field[ARG_SOURCE_PATH],
 			errno, "attaching its staged clone");
+	hide_scratch(object, &object->tree);
 	close(point);
 	object->staged = object->tree.fd;
 	object->tree.fd = -1;
@@ -321,6 +334,8 @@ static void make_root(const struct record *record) {
 	struct tree tree = take(object, 0, "/");
 	if (tree_attach(&tree, point) < 0)
 		die("", errno, "move_mount", "make the image the root");
+	if (object->staged < 0)
+		hide_scratch(object, &tree);
 	close(point);
 	root = tree.fd;
 }
@@ -575,9 +590,12 @@ static void attach(const struct record *record) {
 		if (strcmp(text, record->field[ARG_ATTACH_LINK]))
 			die_request(request, inside, 0, "the link there changed while the container was being prepared");
 	}
-	struct tree tree = take(&objects[small(record, ARG_ATTACH_OBJECT)], request, inside);
+	struct object *object = &objects[small(record, ARG_ATTACH_OBJECT)];
+	struct tree tree = take(object, request, inside);
 	if (tree_attach(&tree, point) < 0)
 		die_request(request, inside, errno, "move_mount or its flags");
+	if (object->staged < 0)
+		hide_scratch(object, &tree);
 	close(point);
 	tree_close(&tree);
 }
