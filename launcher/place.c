@@ -489,7 +489,7 @@ static void take_over(struct opened *directory, int into, const char *name, unsi
 	if (made < 0 && errno == EEXIST)
 		return; /* a point of ours */
 	if (made < 0)
-		die_request(small(directory->record, ARG_OPEN_REQUEST), inside, errno, "making an entry in the scratch");
+		die_request(small(directory->record, ARG_OPEN_REQUEST), inside, errno, "mkdirat, mknodat or symlinkat in the scratch");
 	if (type == DT_LNK)
 		return;
 	struct tree tree;
@@ -621,7 +621,7 @@ static void make(const struct record *record) {
 	default: result = symlinkat(record->field[0], parent, name);
 	}
 	if (result < 0)
-		die_request(0, inside, errno, "making it on our tmpfs");
+		die_request(0, inside, errno, "mkdirat, mknodat or symlinkat on our tmpfs");
 	close(parent);
 }
 
@@ -634,7 +634,7 @@ static void make_on_host(const struct record *record) {
 	int parent = parent_of(inside, &name, false, request);
 	int result = dir ? mkdirat(parent, name, 0755) : mknodat(parent, name, S_IFREG | 0644, 0);
 	if (result < 0 && errno != EEXIST)
-		die_request(request, inside, errno, "creating its mount point in the writable bind");
+		die_request(request, inside, errno, "mkdirat or mknodat of its mount point in the writable bind");
 	if (fstatat(parent, name, &found, AT_SYMLINK_NOFOLLOW) < 0 || !of_kind(&found, dir ? WORD_ATTACH_KIND_DIR : WORD_ATTACH_KIND_FILE))
 		die_request(request, inside, 0, "something of another kind appeared where its mount point belongs");
 	close(parent);

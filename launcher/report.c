@@ -111,8 +111,10 @@ _Noreturn void die_request(unsigned request, const char *inside, int error, cons
 	bool by_user = asked && words(asked, ARG_REQUEST_BY) == WORD_REQUEST_BY_USER;
 	const char *name = error ? errno_name(error) : "";
 	const char *on = error && why ? " on " : "";
-	const char *fix = error == ENOSPC ? "raise fs.mount-max or bind fewer things"
-		: "check that nothing changes the image or the sources during the start; -d shows the plan";
+	const char *fix = error != ENOSPC ? "check that nothing changes the image or the sources during the start; -d shows the plan"
+		: why && !strncmp(why, "mk", 2) /* mkdirat and the like: no mounts are lacking, but space */
+		? "free some space there; if it is not full, start again: a directory of the image grew meanwhile"
+		: "raise fs.mount-max or bind fewer things";
 	appendf(&dunnage, "cannot mount %s: %s%s%s", inside, name, on, why ? why : "");
 	appendf(&foreign, "%s %s: error: %s%s%s", by_user ? "Not mounting requested bind point" : "cannot mount", inside,
 		name, on, why ? why : "");
