@@ -4,7 +4,6 @@ from __future__ import annotations
 import configparser
 import re
 from pathlib import Path
-from typing import Optional
 
 HERE = Path(__file__).parent
 LINE = re.compile(r"(?P<path>.*?)(?: \((?P<mode>[0-7]+)\))?(?: (?P<sign>=|->|\*) (?P<rest>.*))?")
@@ -27,8 +26,8 @@ class Case:
         self.title = section["title"]
         self.binds = [Bind(line) for line in section["binds"].split("\n") if line]
         self.run = section["run"]
-        self.prints: Optional[str] = section.get("prints")
-        self.error: Optional[str] = section.get("error")
+        self.prints: str | None = section.get("prints")
+        self.error: str | None = section.get("error")
         self.warns = section.getboolean("warns", False)
         assert (self.prints is None) != (self.error is None), name
         auto, binds, overlay = map(int, section.get("mounts", "0 0 0").split())

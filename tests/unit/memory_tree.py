@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Optional
+import zlib
 
 from dunnage.errors import DunnageError
 
@@ -24,7 +24,7 @@ class MemoryTree:
 
     device = 7
 
-    def __init__(self, entries: Optional[dict[bytes, Entry]] = None, top: bytes = b"") -> None:
+    def __init__(self, entries: dict[bytes, Entry] | None = None, top: bytes = b"") -> None:
         self.calls = 0
         self.unlistable: set[bytes] = set()
         self.unwritable: set[bytes] = set()
@@ -61,12 +61,13 @@ class MemoryTree:
             self.dir(parent[len(self._top):])
         assert stat.S_ISDIR(self._entries[parent].mode), path
         self._entries[parent].names.append(name)
-        entry = self._entries[path] = Entry(mode, content, len(self._entries) + 2, MTIME_NS)
+        inode = zlib.crc32(path) & 0xFFFFFF  # the same whatever else the tree holds: golden plans show it
+        entry = self._entries[path] = Entry(mode, content, inode, MTIME_NS)
         return entry
 
     # -- looking, as the planner does --------------------------------------------------------
 
-    def lstat(self, path: bytes) -> Optional[os.stat_result]:
+    def lstat(self, path: bytes) -> os.stat_result | None:
         self.calls += 1
         entry = self._entries.get(self._at(path))
         if entry is None:
@@ -87,7 +88,7 @@ class MemoryTree:
             raise DunnageError(f"list the directory '{path.decode()}'", "EACCES")
         return [(name, self.kind(os.path.join(path, name)) or "") for name in self._entries[self._at(path)].names]
 
-    def read_file(self, path: bytes, limit: int) -> Optional[bytes]:
+    def read_file(self, path: bytes, limit: int) -> bytes | None:
         self.calls += 1
         return self._entries[self._at(path)].content if self.kind(path) == "file" else None
 
@@ -97,7 +98,7 @@ class MemoryTree:
 
     # -- looking, as tests do ----------------------------------------------------------------
 
-    def kind(self, path: bytes) -> Optional[str]:
+    def kind(self, path: bytes) -> str | None:
         entry = self._entries.get(self._at(path))
         if entry is None:
             return None
@@ -108,7 +109,7 @@ class MemoryTree:
         return sorted(path[len(self._top):] or b"/" for path in self._entries
                       if path.startswith(self._top + b"/") or path == (self._top or b"/"))
 
-    def canonical(self, path: bytes) -> Optional[bytes]:
+    def canonical(self, path: bytes) -> bytes | None:
         """The path without links, by the rules of this tree; None where it leads nowhere."""
         todo = path.split(b"/")[::-1]
         done = b""

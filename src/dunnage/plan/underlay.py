@@ -6,6 +6,7 @@ one bind of the image (UND-170..181). The launcher does exactly what is planned 
 """
 from __future__ import annotations
 
+from dunnage.errors import DunnageError
 from dunnage.messages import escape
 from dunnage.plan.view import DIR, FILE, HOST, LINK, OPEN, OWN, VIRTUAL, Refusal, View
 
@@ -102,7 +103,7 @@ class Assembly:
         self.stages: dict[Zone, int] = {}     # zone with opened directories: its staged object
         self.placing: list[Operation] = []
         self.seals: list[Operation] = []
-        self.mounts = 0
+        self.mount_calls = 0
         self.names = 0                        # that may be made in the scratch
         self.bytes = MIB                      # that may be used in it
         self.session: tuple[int, int] | None = None
@@ -112,8 +113,10 @@ class Assembly:
         self._number_objects()
         self._walk()
         view = self.view
-        return Placement(self._operations(), self._resolved(), self.opened, self.created, self.mounts,
-                         view.warnings, view.notes + self.notes)
+        return Placement(
+            self._operations(), self._resolved(), self.opened, self.created,
+            self.mount_calls + 2 + len(self.stages) + bool(self.session),  # scratch and root
+            view.warnings, view.notes + self.notes)
 
     def _operations(self) -> list[Operation]:
         scratch = b"%d" % self.bytes, b"%d" % (self.names * 5 // 4 + 64)
@@ -129,7 +132,6 @@ class Assembly:
             operations.append((b"root", b"%d" % IMAGE))
         operations += self.placing
         operations += reversed(self.seals)
-        self.mounts += 2 + len(self.stages) + bool(self.session)  # scratch and root
         return operations
 
     def _resolved(self) -> list[Resolved]:
@@ -202,7 +204,8 @@ class Assembly:
             node, ground, in_place = todo.pop()
             opened = ""
             if lacks_points(node):
-                if ground == HOST and not self.view.may_create(node):
+                # One that is about to be created (virtual still) will belong to the user.
+                if ground == HOST and node.kind != VIRTUAL and not self.view.may_create(node):
                     ground = OPEN  # R15; everything below it comes from the read-only clone, too
                     self.notes.append(f"you cannot create anything in '{escape(node.zone.path(node.path))}': "
                                       f"'{escape(node.inside)}' shows it read-only")
@@ -242,7 +245,7 @@ class Assembly:
         origin = mount.origin
         if origin == "link":
             return
-        self.mounts += 1
+        self.mount_calls += 1
         if origin in ("host", "generated", "private"):
             kind = mount.kind if ours else node.was
             text = self.view.read(node) if kind == LINK else b""
@@ -268,7 +271,7 @@ class Assembly:
             found = zone.tree.lstat(path)
             if found is None:
                 raise Refusal(f"ENOENT, '{escape(path)}' vanished while its plan was made", "start it again")
-        except Refusal as refusal:
+        except (Refusal, DunnageError) as refusal:
             raise self.view.error(index, refusal) from None
 
         points: list[Node] = []
@@ -305,7 +308,7 @@ class Assembly:
         self.opened.append(Opened(node.inside, first.path, index, strategy, n, self.underlay.threshold, reason))
         self.names += 1 + len(points) + len(entries)
         self.bytes += PAGE * sum(kind == LINK for _, kind in entries)  # long link texts take a page each
-        self.mounts += 1 if strategy == "overlay" else n + (not in_place and node is not self.view.root)
+        self.mount_calls += 1 if strategy == "overlay" else n + (not in_place and node is not self.view.root)
         return strategy
 
     def _strategy(self, node: Node, n: int) -> tuple[str, str]:

@@ -35,15 +35,14 @@ MAX_DEPTH = 1000  # the launcher refuses plans with paths much deeper than that
 class Zone:
     """The part of the view that one mount, or the image, supplies."""
 
-    __slots__ = ("tree", "top", "cut", "rule", "index", "layer")
+    __slots__ = ("tree", "top", "cut", "rule", "index")
 
-    def __init__(self, tree: Tree | None, top: bytes, cut: int, rule: str, index: int | None, layer: int) -> None:
+    def __init__(self, tree: Tree | None, top: bytes, cut: int, rule: str, index: int | None) -> None:
         self.tree = tree    # None: empty, as far as the planner knows
         self.top = top      # path of its top in the tree, b"" for "/"
         self.cut = cut      # length of the container path of its top
         self.rule = rule    # OPEN, HOST, OWN or FIXED
         self.index = index  # of the mount; None for the image
-        self.layer = layer  # mounts of lower layers are hidden here
 
     def path(self, inside: bytes) -> bytes:
         """Where a container path of this zone lies in its tree."""
@@ -137,7 +136,7 @@ class View:
             hopeless[index] = refusal.why
 
     def _clear(self, hopeless: dict[int, str]) -> None:
-        self.root = Node(b"", None, Zone(self.image.tree, b"", 0, OPEN, None, 0), DIR)
+        self.root = Node(b"", None, Zone(self.image.tree, b"", 0, OPEN, None), DIR)
         self.nodes = [None] * len(self.mounts)
         self.links = [[] for _ in self.mounts]
         self.skipped = {}
@@ -147,9 +146,9 @@ class View:
             self._skip(index, why)
 
     def _precedence(self, index: int) -> tuple[int, int, int]:
-        """At one place the highest wins; the working directory gives way to everything (CLI-79, R7)."""
+        """At one place the highest wins (R7)."""
         mount = self.mounts[index]
-        return 0 if mount.layer == CWD else mount.layer, mount.rank, -index
+        return effective_layer(mount), mount.rank, -index
 
     # -- one mount ---------------------------------------------------------------------------
 
@@ -196,6 +195,7 @@ class View:
         elif mount.kind == DIR:
             node.zone = self._zone(index, node)
             node.children = {}  # what was known below is hidden now
+            node.entries = None
         while not node.wanted:
             node.wanted = True
             parent = node.parent
@@ -205,13 +205,12 @@ class View:
 
     def _zone(self, index: int, node: Node) -> Zone:
         mount = self.mounts[index]
-        layer = max(node.zone.layer, 0 if mount.layer == CWD else mount.layer)
         if mount.origin == "host":
             fixed = mount.layer in (KERNEL, DEV) or node.path[1:] in KERNEL_POINTS
             rule = FIXED if fixed else HOST if mount.writable else OPEN
-            return Zone(self.host, mount.path.rstrip(b"/"), len(node.path), rule, index, layer)
+            return Zone(self.host, mount.path.rstrip(b"/"), len(node.path), rule, index)
         rule = OWN if mount.origin in ("private", "tmpfs") else FIXED
-        return Zone(None, b"", len(node.path), rule, index, layer)
+        return Zone(None, b"", len(node.path), rule, index)
 
     # -- resolving ---------------------------------------------------------------------------
 
@@ -273,6 +272,8 @@ class View:
     # -- what is allowed where ---------------------------------------------------------------
 
     def _check_place(self, mount: Mount, node: Node) -> None:
+        if b"\0" in mount.content:  # comes from an image: it must not become operations
+            raise Refusal("EINVAL, its content holds a NUL byte")
         if node is self.root:
             raise Refusal("EINVAL, the destination is the container's root, a directory that nothing can replace",
                           "bind below '/', or use the directory as the image")
@@ -284,14 +285,10 @@ class View:
 
     def _hidden_by(self, mount: Mount, node: Node) -> bytes | None:
         """Destination of the mount of a later class in which this one would land (CLI-69..74)."""
-        place = node.parent
-        if place.zone.layer > mount.layer:
-            while place is not self.root:
-                if place.mount is not None and mount.layer < self.mounts[place.mount].layer != CWD:
-                    return place.path
-                place = place.parent
-        if node.mount is not None and self._precedence(node.mount)[0] > mount.layer:
-            return node.path
+        while node is not self.root:
+            if node.mount is not None and effective_layer(self.mounts[node.mount]) > mount.layer:
+                return node.path
+            node = node.parent
         return None
 
     def _already_there(self, mount: Mount, node: Node) -> bool:
@@ -378,6 +375,11 @@ class View:
             self.warnings.append(
                 f"'{escape(loser.destination)}' is wanted twice: '{escape(kept.text or kept.path)}' is used, "
                 f"'{escape(loser.text or loser.path)}' is not")
+
+
+def effective_layer(mount: Mount) -> int:
+    """The working directory comes last, but hides nothing and gives way to everything (CLI-79, UND-P15)."""
+    return 0 if mount.layer == CWD else mount.layer
 
 
 def describe(mount: Mount) -> str:

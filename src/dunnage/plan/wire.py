@@ -35,12 +35,15 @@ class BadPlan(ValueError):
 
 
 def encode(operations: Iterable[Operation]) -> bytes:
-    """The bytes that the launcher reads. Trusts its input: the planner made it."""
+    """The bytes that the launcher reads. The planner is trusted, but for one thing: a NUL byte in a field,
+    which may come from an image, would become operations of somebody else's making (BadPlan)."""
     fields: list[bytes] = []
     for operation in operations:
         fields += operation
-    fields.append(b"")
-    return b"\0".join(fields)
+    data = b"\0".join((*fields, b""))
+    if data.count(b"\0") != len(fields):
+        raise BadPlan("a field holds a NUL byte")
+    return data
 
 
 def decode(data: bytes) -> list[Operation]:
