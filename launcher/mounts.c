@@ -51,6 +51,7 @@ static bool call_exists(long result) {
 void mounts_choose(bool force_classic) {
 	classic = force_classic || lacking & (LACK_OPEN_TREE | LACK_MOUNT_SETATTR)
 		|| !call_exists(syscall(NR_OPEN_TREE, -1, "", 0))
+		|| !call_exists(syscall(NR_MOVE_MOUNT, -1, "", -1, "", 0))
 		|| !call_exists(set_attributes(-1, 0, MOUNT_ATTR_RDONLY, 0));
 }
 

@@ -89,10 +89,8 @@ int open_below(int dir, const char *path, int flags) {
 int open_host(const char *path, int flags) {
 	if (!path[1])
 		return open(path, flags | O_CLOEXEC);
-	if (!(lacking & LACK_OPENAT2))
-		return open_without_links(AT_FDCWD, path, flags, 0);
 	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int fd = root < 0 ? -1 : walk(root, path + 1, flags);
+	int fd = root < 0 ? -1 : open_without_links(root, path + 1, flags, 0);
 	int error = errno;
 	if (root >= 0)
 		close(root);
