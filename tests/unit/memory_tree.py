@@ -27,6 +27,7 @@ class MemoryTree:
     def __init__(self, entries: dict[bytes, Entry] | None = None, top: bytes = b"") -> None:
         self.calls = 0
         self.unlistable: set[bytes] = set()
+        self.unsearchable: set[bytes] = set()
         self.unwritable: set[bytes] = set()
         self._top = top
         self._entries = {b"/": Entry(stat.S_IFDIR | 0o755, b"", 2, MTIME_NS)} if entries is None else entries
@@ -69,6 +70,8 @@ class MemoryTree:
 
     def lstat(self, path: bytes) -> os.stat_result | None:
         self.calls += 1
+        if os.path.dirname(path) in self.unsearchable:
+            raise DunnageError(f"look at '{path.decode()}'", "EACCES", "ask for search permission")
         entry = self._entries.get(self._at(path))
         if entry is None:
             return None

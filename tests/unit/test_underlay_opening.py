@@ -268,6 +268,21 @@ def test_directory_that_cannot_be_listed_cannot_be_opened() -> None:
     assert place(image, binds(host, "file:/etc/passwd"), host, Underlay(), 1), "nothing is listed without need"
 
 
+@pytest.mark.requirement("UND-151")
+def test_place_that_cannot_be_looked_at_is_named() -> None:
+    host = fixture()
+    image = image_of(host)
+    assert isinstance(image.tree, MemoryTree)
+    image.tree.unsearchable.add(b"/etc/ssl")
+    mounts = binds(host, "file:/etc/ssl/certs/a.pem")
+    with pytest.raises(DunnageError) as caught:
+        place(image, mounts, host, Underlay(), 1)
+    assert caught.value.why == "EACCES, cannot look at '/etc/ssl/certs'"
+    assert caught.value.fix == "ask for search permission"
+    mounts[0].explicit = False
+    assert place(image, mounts, host, Underlay(), 1).resolved[0].skipped == caught.value.why
+
+
 # -- objects -----------------------------------------------------------------------------------
 
 

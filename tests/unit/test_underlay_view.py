@@ -126,6 +126,7 @@ def test_destination_is_an_absolute_path(destination: bytes) -> None:
     host = fixture()
     error = refused(host, [bind(host, b"/site/SRC/dir", destination)])
     assert "not an absolute path" in error.why
+    assert error.fix
 
 
 @pytest.mark.requirement("UND-148", "CLI-93")

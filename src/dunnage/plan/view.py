@@ -31,6 +31,10 @@ MAX_NAME = 255
 MAX_PATH = 4095
 MAX_DEPTH = 1000  # the launcher refuses plans with paths much deeper than that
 
+# The usual fixes.
+ELSEWHERE = "choose another destination"
+SHORTER = "choose a shorter destination"
+
 
 class Zone:
     """The part of the view that one mount, or the image, supplies."""
@@ -129,7 +133,7 @@ class View:
             if tuple(order) not in tried and len(tried) <= len(order) ** 2:
                 tried.add(tuple(order))
                 continue
-            refusal = Refusal("the requests depend on each other: each leads through the other's source")
+            refusal = Refusal("the requests depend on each other: each leads through the other's source", ELSEWHERE)
             if self.mounts[index].explicit:
                 raise self.error(index, refusal)
             order.remove(index)
@@ -180,7 +184,7 @@ class View:
         except (Refusal, DunnageError) as refusal:
             if mount.explicit:
                 raise self.error(index, refusal) from None
-            self._skip(index, refusal.why)
+            self._skip(index, reason(refusal))
             return []
         self._accept(index, node)
         return []
@@ -219,7 +223,7 @@ class View:
         if mount.destination[:1] != b"/" or b"\0" in mount.destination:
             raise Refusal("EINVAL, the destination is not an absolute path", "write the destination with a leading '/'")
         if len(mount.destination) > MAX_PATH:
-            raise Refusal(f"ENAMETOOLONG, the destination is longer than {MAX_PATH} bytes")
+            raise Refusal(f"ENAMETOOLONG, the destination is longer than {MAX_PATH} bytes", SHORTER)
         follow_last = mount.kind == DIR and mount.origin != "link"
         links = self.links[index]
         todo = self._parts[index].copy()
@@ -227,7 +231,7 @@ class View:
         while todo:
             name = todo.pop()
             if node.kind == FILE:
-                raise Refusal(f"ENOTDIR, '{escape(node.path)}' is not a directory", "choose another destination")
+                raise Refusal(f"ENOTDIR, '{escape(node.path)}' is not a directory", ELSEWHERE)
             if name == b"..":
                 node = node.parent
             elif name and name != b".":
@@ -241,13 +245,14 @@ class View:
                     node = self.root if text[:1] == b"/" else node.parent
                     todo += reversed(text.split(b"/"))
         if len(node.path) > MAX_PATH or node.path.count(b"/") > MAX_DEPTH:
-            raise Refusal(f"ENAMETOOLONG, the path inside is longer than {MAX_PATH} bytes or {MAX_DEPTH} names")
+            raise Refusal(
+                f"ENAMETOOLONG, the path inside is longer than {MAX_PATH} bytes or {MAX_DEPTH} names", SHORTER)
         return node
 
     def _look(self, parent: Node, name: bytes) -> Node:
         """A name that the view does not know yet. What exists nowhere joins it only with a mount."""
         if len(name) > MAX_NAME:
-            raise Refusal(f"ENAMETOOLONG, a name in the destination is longer than {MAX_NAME} bytes")
+            raise Refusal(f"ENAMETOOLONG, a name in the destination is longer than {MAX_NAME} bytes", SHORTER)
         path = parent.path + b"/" + name
         zone = parent.zone
         found = zone.tree.lstat(zone.path(path)) if zone.tree and parent.kind == DIR else None
@@ -279,9 +284,9 @@ class View:
                           "bind below '/', or use the directory as the image")
         if node.path == b"/proc":
             if mount.origin != "proc" and mount.path != b"/proc":
-                raise Refusal("EINVAL, only /proc itself can be mounted on '/proc'")
+                raise Refusal("EINVAL, only /proc itself can be mounted on '/proc'", ELSEWHERE)
         elif node.path.startswith(b"/proc/"):
-            raise Refusal(f"EINVAL, '{escape(node.path)}' is below '/proc', where nothing is mounted")
+            raise Refusal(f"EINVAL, '{escape(node.path)}' is below '/proc', where nothing is mounted", ELSEWHERE)
 
     def _hidden_by(self, mount: Mount, node: Node) -> bytes | None:
         """Destination of the mount of a later class in which this one would land (CLI-69..74)."""
@@ -322,8 +327,7 @@ class View:
         if mount.origin == "link":
             raise Refusal("EROFS, links are made only in file systems of our own")
         if zone.rule == FIXED or node.path.startswith(b"/sys/"):
-            raise Refusal(f"ENOENT, '{escape(node.path)}' does not exist, and nothing can be created there",
-                          "choose another destination")
+            raise Refusal(f"ENOENT, '{escape(node.path)}' does not exist, and nothing can be created there", ELSEWHERE)
         if zone.rule == HOST:
             path = escape(zone.path(node.path))
             if not mount.explicit:
@@ -355,7 +359,7 @@ class View:
 
     def error(self, index: int, refusal: Refusal | DunnageError) -> DunnageError:
         mount = self.mounts[index]
-        why = refusal.why
+        why = reason(refusal)
         node = self.nodes[index]
         if node is not None and node.path != mount.destination and escape(node.path) not in why:
             why += f" (it leads to '{escape(node.inside)}')"
@@ -375,6 +379,12 @@ class View:
             self.warnings.append(
                 f"'{escape(loser.destination)}' is wanted twice: '{escape(kept.text or kept.path)}' is used, "
                 f"'{escape(loser.text or loser.path)}' is not")
+
+
+def reason(refusal: Refusal | DunnageError) -> str:
+    if isinstance(refusal, DunnageError):  # of a tree, which names the path that it could not look at
+        return f"{refusal.why}, cannot {refusal.what}"
+    return refusal.why
 
 
 def effective_layer(mount: Mount) -> int:
