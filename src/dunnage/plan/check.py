@@ -99,6 +99,7 @@ class _Story:
 
     def tell(self, name: bytes, fields: dict[str, bytes]) -> None:
         self._check_order(name)
+        _check_limits(name, fields)
         if name == b"request":
             self.requests += 1
             _need(int(fields["request"]) == self.requests, "requests are numbered from 1 without gaps")
@@ -167,7 +168,6 @@ class _Story:
         _need(number not in self.opened, "the directory is opened already")
         _need(int(fields["backing"]) in self.staged, "its backing is not staged")
         _need(not fields["below"] or _is_below(fields["below"]), "its path below the backing is malformed")
-        _need(int(fields["nanoseconds"]) < 10**9, "its modification time is out of range")
         _need((fields["inside"] == b"/") != self.root, "there is one root, and nothing is opened before it exists")
         self.root = True
         self.opened[number] = "open"
@@ -184,6 +184,25 @@ class _Story:
         for what, numbers in (("objects", self.objects), ("opened directories", self.opened)):
             if sorted(numbers) != list(range(len(numbers))):
                 raise BadPlan(f"{what} are not numbered without gaps")
+
+
+def _check_limits(name: bytes, fields: dict[str, bytes]) -> None:
+    """What single fields may hold, beyond being of their type."""
+    if name in (b"uid-map", b"gid-map"):
+        _need(all(int(value) < 2**32 - 1 for value in fields.values()), "an id is too large")
+    elif name == b"speak":
+        _need(int(fields["level"]) <= 5 and int(fields["code"]) <= 255, "level or code is out of range")
+    elif name == b"hostname":
+        _need(len(fields["name"]) <= 64, "the host name is longer than 64 bytes")
+    elif name == b"init":
+        _need(0 < len(fields["name"]) <= 15, "its name has 1 to 15 bytes")
+    elif name in (b"env-set", b"env-pass"):
+        _need(fields["name"] and b"=" not in fields["name"], "a variable's name is malformed")
+    elif name == b"keep-descriptor":
+        _need(int(fields["number"]) < 2**31 - 1, "the descriptor's number is too large")
+    elif name == b"open":
+        _need(int(fields["seconds"]) < 2**63 and int(fields["nanoseconds"]) < 10**9,
+              "its modification time is out of range")
 
 
 def _need(condition: object, why: str) -> None:
