@@ -16,8 +16,8 @@ TOP = b"/site"  # where the conformance trees lie on the host of these tests
 def fixture() -> MemoryTree:
     """A host that holds the trees of the conformance cases."""
     host = MemoryTree()
-    for place_ in (b"/tmp", b"/var/tmp", b"/run", b"/mnt", b"/media"):
-        host.dir(place_)
+    for path in (b"/tmp", b"/var/tmp", b"/run", b"/mnt", b"/media"):
+        host.dir(path)
     for entry in read_tree():
         path = os.path.join(TOP, entry.path.encode())
         if entry.kind == "dir":

@@ -164,6 +164,14 @@ def test_points_in_a_writable_bind_are_created_on_the_host_and_told() -> None:
     assert not any(directory.inside.startswith(b"/home/al") for directory in placement.opened)
 
 
+@pytest.mark.requirement("UND-194")
+def test_host_path_that_two_binds_create_is_told_once() -> None:
+    host = fixture()
+    placement = plan(host, binds(host, "home/al:/opt", "home/al:/home", "dir:/opt/x", "dir:/home/x"))
+    assert placement.created == [b"/site/SRC/home/al/x"]
+    assert len(of(placement, b"host-dir")) == 2  # the launcher takes what exists
+
+
 @pytest.mark.requirement("UND-190", "HRD-22")
 def test_strict_mode_creates_nothing_on_the_host_and_names_both_paths() -> None:
     host = fixture()

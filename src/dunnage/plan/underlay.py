@@ -114,7 +114,8 @@ class Assembly:
         self._walk()
         view = self.view
         return Placement(
-            self._operations(), self._resolved(), self.opened, self.created,
+            self._operations(), self._resolved(), self.opened,
+            list(dict.fromkeys(self.created)),  # two binds may show one directory
             self.mount_calls + 2 + len(self.stages) + bool(self.session),  # scratch and root
             view.warnings, view.notes + self.notes)
 
