@@ -1,0 +1,90 @@
+"""What all tests share: the programmes under test, and images to start."""
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from containers.features import need
+from containers.images import compile_payload, payload_image
+from containers.launch import Launcher, Run
+
+TOP = Path(__file__).resolve().parents[1]
+BUILD = TOP / "launcher" / "build"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("kernel") is None:
+        return
+    if os.geteuid() == 0:
+        pytest.fail("run by root this test would prove nothing; `make test TESTS=...` runs it as an ordinary user",
+                    pytrace=False)
+    need("user namespaces")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One directory for all workers of this run."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    place.mkdir(exist_ok=True)
+    return place
+
+
+@contextmanager
+def once(place: Path) -> Iterator[bool]:
+    """True for the first worker that comes, which makes `place`; the others wait until it is made."""
+    with open(f"{place}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not place.exists()
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Launcher:
+    """dunnage-launch as it is installed."""
+    path = BUILD / "dunnage-launch"
+    assert path.exists(), "build it first: make build"
+    return Launcher(path)
+
+
+@pytest.fixture(scope="session")
+def sanitized(shared: Path) -> Launcher:
+    """dunnage-launch with ASan and UBSan. LSan cannot trace a process of another user namespace."""
+    need("sanitizers")
+    build = shared / "sanitize-build"
+    with once(build) as first:
+        if first:
+            subprocess.run(["make", "-s", "-C", TOP / "launcher", "sanitize", f"BUILD={build}"], check=True)
+    return Launcher(build / "sanitize" / "dunnage-launch",
+                    {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"})
+
+
+@pytest.fixture(scope="session")
+def payload(shared: Path) -> Path:
+    """The static test payload, on the host."""
+    path = shared / "payload"
+    with once(path) as first:
+        if first:
+            compile_payload(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def image(shared: Path, payload: Path) -> Path:
+    """A directory image with the test payload; tests leave it as it is."""
+    top = shared / "image"
+    with once(top) as first:
+        if first:
+            payload_image(top, payload)
+    return top
+
+
+@pytest.fixture
+def run(launcher: Launcher, image: Path) -> Run:
+    """Plans for the payload's image, executed."""
+    return Run(launcher, image)

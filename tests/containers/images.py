@@ -1,0 +1,35 @@
+"""Directories to start containers from."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+PAYLOAD = Path(__file__).resolve().parents[1] / "payload" / "payload.c"
+
+
+def compile_payload(into: Path) -> Path:
+    """The static test payload; musl where it is installed, as for the launcher."""
+    compiler = shutil.which("musl-gcc") or "gcc"
+    subprocess.run([compiler, "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", into, PAYLOAD], check=True)
+    return into
+
+
+def payload_image(top: Path, payload: Path) -> Path:
+    """A root file system with nothing but the payload in it, and the usual directories."""
+    (top / "bin").mkdir(parents=True)
+    os.link(payload, top / "bin" / "payload")
+    for name in ("dev", "proc", "sys", "tmp", "opt", "home", "mnt", "etc", "usr/lib", "many"):
+        (top / name).mkdir(parents=True)
+    (top / "etc/hostname").write_text("img\n")
+    (top / "etc/passwd").write_text("pw\n")
+    (top / "etc/link").symlink_to("passwd")
+    (top / "etc/dangling").symlink_to("/nowhere/at/all")
+    (top / "lib").symlink_to("usr/lib")
+    (top / "file").write_text("f\n")
+    for number in range(20):
+        (top / "many" / f"n{number}").write_text(f"{number}\n")
+    (top / "etc").chmod(0o751)
+    os.utime(top / "etc", ns=(10**18, 1234567890123456789))
+    return top

@@ -1,0 +1,47 @@
+"""A container as the job of a terminal."""
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from containers.launch import TIMEOUT, Launcher
+from containers.plans import Operation
+
+
+@contextmanager
+def on_a_terminal(launcher: Launcher, whole: list[Operation], **options: Any) -> Iterator[tuple[subprocess.Popen[bytes],
+                                                                                                int]]:
+    """The container as the foreground job of a terminal of its own."""
+    leader, follower = pty.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = launcher.start(whole, stdin=follower, stdout=follower, stderr=follower, preexec_fn=take_terminal,
+                             **options)
+    os.close(follower)
+    try:
+        yield process, leader
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
+def read_until(leader: int, text: bytes) -> bytes:
+    found = b""
+    end = time.monotonic() + TIMEOUT
+    while text not in found:
+        ready, _, _ = select.select([leader], [], [], max(0, end - time.monotonic()))
+        assert ready, found
+        found += os.read(leader, 4096)
+    return found
