@@ -11,6 +11,7 @@ from typing import Callable, Optional
 
 import pytest
 
+ROOT_FIXTURES = os.environ.get("DUNNAGE_ROOT_FIXTURES", "")  # made by prepare_root.py
 LIBC = ctypes.CDLL(None, use_errno=True)
 OPEN_TREE, LANDLOCK_CREATE_RULESET, KEYCTL = 428, 444, {"x86_64": 250, "aarch64": 219}
 LANDLOCK_CREATE_RULESET_VERSION = 1
@@ -124,5 +125,4 @@ def _compatible_calls() -> str | None:
 
 @probe("root-owned images")
 def _root_owned() -> str | None:
-    place = os.environ.get("DUNNAGE_ROOT_FIXTURES", "")
-    return None if os.path.isdir(place) else "tests/prepare_root.sh was not run; start `make test` as root"
+    return None if os.path.isdir(ROOT_FIXTURES) else "root has to make them; start `make test` as root"

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from cases.conformance import read_tree
+
 PAYLOAD = Path(__file__).resolve().parents[1] / "payload" / "payload.c"
 
 
@@ -32,4 +34,24 @@ def payload_image(top: Path, payload: Path) -> Path:
         (top / "many" / f"n{number}").write_text(f"{number}\n")
     (top / "etc").chmod(0o751)
     os.utime(top / "etc", ns=(10**18, 1234567890123456789))
+    return top
+
+
+def conformance_trees(top: Path) -> Path:
+    """The trees of the conformance cases, IMG and SRC, below `top`."""
+    shell = shutil.which("busybox")
+    for entry in read_tree():
+        path = top / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if entry.kind == "dir":
+            path.mkdir(exist_ok=True)
+        elif entry.kind == "link":
+            path.symlink_to(entry.text)
+            continue
+        elif entry.kind == "program":
+            assert shell, entry.path
+            shutil.copyfile(shell, path)
+        else:
+            path.write_text(entry.text)
+        path.chmod(entry.mode)
     return top
