@@ -35,6 +35,7 @@ if [ "$(id -u)" = 0 ]; then
 	[ ! -c /dev/fuse ] || [ "$(stat -c %a /dev/fuse)" = 666 ] || chmod 0666 /dev/fuse 2> /dev/null || true
 	chown -R "$user:" "$work"
 	chmod 0755 "$work"
+	"$python" -B "$work/tree/tests/prepare_root.py" "$work/root"
 	as_user="setpriv --reuid $user --regid $user --init-groups --inh-caps -all --ambient-caps -all"
 	echo "test: as $user in $work"
 else
@@ -46,7 +47,7 @@ status=0
 # shellcheck disable=SC2086,SC2016
 (cd "$work/tree" && $as_user env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
 	HOME="$work/home" TMPDIR="$work/tmp" DUNNAGE_WHEELS="$venv/wheels" \
-	${DUNNAGE_MUST_WORK:+DUNNAGE_MUST_WORK=$DUNNAGE_MUST_WORK} ${DUNNAGE_FUZZ_SECONDS:+DUNNAGE_FUZZ_SECONDS=$DUNNAGE_FUZZ_SECONDS} \
+	DUNNAGE_ROOT_FIXTURES="$work/root" ${DUNNAGE_MUST_WORK:+DUNNAGE_MUST_WORK=$DUNNAGE_MUST_WORK} ${DUNNAGE_FUZZ_SECONDS:+DUNNAGE_FUZZ_SECONDS=$DUNNAGE_FUZZ_SECONDS} \
 	sh -c 'umask 022; make --no-print-directory build "PYTHON=$1" && shift && exec "$@"' sh \
 	"$python" "$venv/bin/python" -m pytest --basetemp="$work/t" "$@") || status=$?
 exit "$status"
