@@ -1,6 +1,7 @@
 """How the start grows: with binds, with siblings of a missing file, with starts at once, with nesting."""
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 from bench import measure, programmes, workplace
@@ -20,6 +21,7 @@ BINDS = (1, 3, 10, 30, 100, 300, 1000)
 SIBLINGS = (10, 30, 100, 300, 1000, 3000, 10000)
 AT_ONCE = (1, 2, 4, 8, 16, 32)
 LEVELS = (1, 2, 3, 4)
+BATCHES = 5
 PATIENCE_MS = 200  # a programme that takes longer is left out from there on
 
 
@@ -68,18 +70,24 @@ def _grow(found: Iterable[Case], names: tuple[str, ...], at: Workplace, clock: C
 
 
 def at_once(case: Case, at: Workplace, clock: Clock, starts: int) -> tuple[Series, int]:
-    """Starts per second, and how many of them failed."""
-    series: Series = {}
-    failed = 0
+    """Starts per second, the median of alternating batches, and how many starts failed."""
+    commands = {}
     for name in (programmes.LAUNCHER, programmes.EXEC, programmes.BUBBLEWRAP):
         try:
-            command = programmes.command(programmes.BY_NAME[name], case, at, ["/bin/true"])
+            commands[name] = programmes.command(programmes.BY_NAME[name], case, at, ["/bin/true"])
         except RuntimeError:
             continue
-        for number in AT_ONCE:
-            rate, failures = measure.rate(command, number, starts, clock)
-            series.setdefault(name, []).append((number, round(rate, 1)))
-            failed += failures
+    series: Series = {name: [] for name in commands}
+    failed = 0
+    for number in AT_ONCE:
+        rates: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(BATCHES):
+            for name, command in commands.items():
+                rate, failures = measure.rate(command, number, starts // BATCHES, clock)
+                rates[name].append(rate)
+                failed += failures
+        for name, found in rates.items():
+            series[name].append((number, round(median(found), 1)))
     return series, failed
 
 

@@ -5,7 +5,7 @@ from math import log10
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.growth import slope
-from bench.programmes import APPTAINER, BUBBLEWRAP, EXEC, FLOOR, FLOOR_NEW, LAUNCHER, PYTHON
+from bench.programmes import APPTAINER, BUBBLEWRAP, EXEC, FLOOR, FLOOR_NEW, LAUNCHER, LAUNCHER_BY_BINDS, PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -189,8 +189,8 @@ def _growth_tables(growth: Result) -> list[str]:
 
 # ---- plots: lines on logarithmic axes, written as SVG by hand ----
 
-COLOURS = ("#0b6e4f", "#c84630", "#5b5f97", "#8d6a9f", "#555555")
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 380, 260, 52, 36, 48, 12
+COLOURS = {LAUNCHER: "#0b6e4f", LAUNCHER_BY_BINDS: "#c79100", EXEC: "#c84630", BUBBLEWRAP: "#5b5f97"}
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 380, 260, 52, 36, 48, 24
 
 
 def svg(growth: Result) -> str:
@@ -223,7 +223,7 @@ def _panel(left: int, top: int, title: tuple[str, str, str], series: dict[str, l
                 parts.append(f'<path d="M{across} {down}H{left + WIDTH - RIGHT}" stroke="#ddd"/>'
                              f'<text x="{across - 4}" y="{down + 3}" text-anchor="end">{y:g}</text>\n')
     for index, (name, points) in enumerate(series.items()):
-        colour = COLOURS[index % len(COLOURS)]
+        colour = COLOURS.get(name, "#777777")
         line = " ".join(f"{across},{down}" for across, down in (place(x, y) for x, y in points))
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         across, down = left + LEFT + index % 2 * 150, top + 26 + index // 2 * 11

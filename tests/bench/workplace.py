@@ -173,6 +173,7 @@ def copy_dunnage(target: Path) -> None:
         shutil.copy2(program, target / "launcher/build" / name)
     shutil.copytree(TREE / "src", target / "src", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([system_python(), "-m", "compileall", "-q", str(target / "src")], check=True)
+    subprocess.run([system_python(), "-I", str(TREE / "packaging/bundle.py"), str(target / "src")], check=True)
 
 
 def system_python() -> str:
