@@ -53,6 +53,29 @@ def test_exactly_one_id_is_mapped_to_itself() -> None:
     assert fields(composition, b"gid-map") == [(b"100", b"100", b"1")]
 
 
+@requirement("CNF-25", "CLI-49", "R9", "R10")
+@pytest.mark.parametrize("options", ["", "-c", "-C --no-pid"])
+def test_where_nothing_may_stay_behind_every_launch_has_an_init(options: str) -> None:
+    machine = Machine()
+    machine.site("kill leftovers = yes")
+    composition = machine.compose(f"exec {options} IMAGE true")
+    assert b"pid" in fields(composition, b"unshare")[0][0].split(b",")
+    assert fields(composition, b"mount-proc") == [(b"/proc",)]
+    assert fields(composition, b"init") == [(b"dunnage-init",)]
+    assert composition.warnings == []
+
+
+@requirement("CNF-25", "CNF-06")
+def test_a_site_that_wants_and_forbids_the_same_hears_of_it() -> None:
+    machine = Machine()
+    machine.site("kill leftovers = yes\nallow pid ns = no")
+    composition = machine.compose("exec IMAGE true")
+    assert fields(composition, b"unshare") == [(b"user,mount",)]
+    [warning] = composition.warnings
+    assert "/etc/dunnage/dunnage.conf:1" in warning
+    assert "/etc/dunnage/dunnage.conf:2" in warning
+
+
 @requirement("CNF-06")
 def test_namespaces_that_the_site_forbids_are_left_out() -> None:
     machine = Machine()

@@ -121,8 +121,7 @@ def _protections(prepared: Prepared, options: Options) -> list[dict[str, str]]:
     whole_host = prepared.reference.path == b"/"
     found = []
 
-    def row(number: int, name: str, on: bool, option: str = "", why: str = "") -> None:
-        by = "default"
+    def row(number: int, name: str, on: bool, option: str = "", why: str = "", by: str = "default") -> None:
         origin = options.origins.get(option, "")
         if origin:
             by = "cli" if origin.startswith("-") else "user"
@@ -145,7 +144,10 @@ def _protections(prepared: Prepared, options: Options) -> list[dict[str, str]]:
     row(6, "no-mounts-sent-back", True)
     row(7, "mount-points-in-our-scratch", not composition.placement.created,
         why="some lie in writable binds and are created on the host" if composition.placement.created else "")
-    row(8, "pid-namespace", b"pid" in names, "pid", asked(b"pid", "pid", policy.allow_pid_ns))
+    if b"pid" in names and not options.pid:
+        row(8, "pid-namespace", True, why=f"`kill leftovers = yes` in {policy.origin('kill_leftovers')}", by="site")
+    else:
+        row(8, "pid-namespace", b"pid" in names, "pid", asked(b"pid", "pid", policy.allow_pid_ns))
     row(9, "ipc-namespace", b"ipc" in names, "ipc", asked(b"ipc", "ipc", policy.allow_ipc_ns))
     row(10, "own-tmp", own(b"/tmp") and own(b"/var/tmp") and not whole_host, "contain")
     row(11, "own-home", (home is None or home.origin != "host") and not whole_host, "contain")
@@ -217,7 +219,10 @@ def shown(report: dict[str, Any]) -> str:
         "created on the host: " + (", ".join(map(_printable, report["created"])) or "nothing"),
     ]
     for state in ("on", "off"):
-        names = [entry["name"] for entry in report["protections"] if entry["planned"] == state]
+        names = [
+            f"{entry['name']} ({entry['why']})" if entry["by"] == "site" else entry["name"]
+            for entry in report["protections"] if entry["planned"] == state
+        ]
         lines += _wrapped(f"protections {state}:", names)
     environment = report["environment"]
     if environment["caller"] == "all":

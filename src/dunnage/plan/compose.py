@@ -85,6 +85,11 @@ def compose(
     warnings: list[str] = []
     notes: list[str] = []
     namespaces = _namespaces(options, policy)
+    if policy.kill_leftovers and b"pid" not in namespaces:
+        warnings.append(
+            f"processes can stay behind: `kill leftovers = yes` ({policy.origin('kill_leftovers')}) is of no use with "
+            f"`allow pid ns = no` ({policy.origin('allow_pid_ns')})"
+        )
     pid, ipc = b"pid" in namespaces, b"ipc" in namespaces
     wanted = defaults.collect(
         options, policy, facts, host, tree, pid=pid, ipc=ipc, net=options.net,
@@ -152,7 +157,7 @@ def _namespaces(options: Options, policy: SitePolicy) -> list[bytes]:
             sentence=f"Failed to create user namespace: error: {why}",
         )
     names = [b"user", b"mount"]
-    if options.pid and policy.allow_pid_ns:
+    if (options.pid or policy.kill_leftovers) and policy.allow_pid_ns:  # CLI-49: with it, everything ends with it
         names.append(b"pid")
     if options.ipc and policy.allow_ipc_ns:
         names.append(b"ipc")
