@@ -80,9 +80,47 @@ def test_a_protection_that_the_site_takes_away_says_so() -> None:
     assert "allow pid ns = no" in entry["why"]
 
 
+@requirement("ISO-53", "R10", "CNF-25")
+def test_a_protection_that_the_site_gives_names_its_line() -> None:
+    machine = Machine()
+    machine.site("# ours\nkill leftovers = yes")
+    report = explained(machine, "exec IMAGE true")
+    entry = protections(report)["PRO-08"]
+    assert (entry["planned"], entry["by"]) == ("on", "site")
+    assert entry["why"] == "`kill leftovers = yes` in /etc/dunnage/dunnage.conf:2"
+    assert f"pid-namespace ({entry['why']})" in shown(report)
+    assert protections(explained(machine, "exec --pid IMAGE true"))["PRO-08"]["by"] == "cli"
+
+
+@requirement("R8", "UND-353")
+@pytest.mark.parametrize("options, reason", [
+    ("", "40 entries to take over, more than 16"),
+    ("--underlay", "only binds may be used, --underlay"),
+    ("--underlay-strategy binds", "only binds may be used, --underlay-strategy"),
+])
+def test_who_decided_how_a_directory_is_opened(options: str, reason: str) -> None:
+    machine = Machine()
+    for number in range(40):
+        machine.image.file(b"/crowded/%d" % number)
+    machine.image.dir(b"/lonely")
+    line = f"exec {options} -B /data/in:/crowded/new,/data/in:/lonely/new,/data/in:/opened IMAGE true"
+
+    def reasons(report: dict[str, Any]) -> dict[str, str]:
+        return {entry["inside"]: entry["reason"] for entry in report["opened"]}
+
+    assert reasons(explained(machine, line))["/crowded"] == reason
+    machine.site("enable overlay = no")
+    report = explained(machine, line)
+    assert reasons(report) == {
+        "/": "the root is always opened by binds", "/home": "no other entries", "/lonely": "no other entries",
+        "/crowded": "only binds may be used, `enable overlay = no` in /etc/dunnage/dunnage.conf:1",
+    }
+    assert "opened by binds because /crowded/new is missing: only binds" in shown(report)
+
+
 def test_the_tree_shows_places_sources_and_reasons() -> None:
     text = shown(explained(Machine(), "exec -B /data/in:/storage/site:ro IMAGE true"))
-    assert "/  /images/debian, read-only; opened by binds for /storage" in text
+    assert "/  /images/debian, read-only; opened by binds because /storage is missing\n" in text
     assert "└── site  /data/in of the host, read-only  [--bind /data/in:/storage/site:ro]" in text
     assert "created on the host: nothing" in text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 from dunnage.cli.exec import prepare
 from dunnage.messages import answer, escape
 from dunnage.plan.mounts import CWD, DEV, GENERATED, HOME, HOSTFS, KERNEL, SCRATCH, TMP, USER
+from dunnage.plan.underlay import BINDS_ONLY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from dunnage.cli.call import Call
     from dunnage.cli.exec import Prepared
     from dunnage.cli.parse import Options
+    from dunnage.host.site import SitePolicy
     from dunnage.messages import Voice
     from dunnage.plan.underlay import Resolved
 
@@ -44,6 +46,7 @@ def document(prepared: Prepared, action: bytes, options: Options) -> dict[str, A
     """The answer as plain data. Bytes that are not UTF-8 are lone surrogates, as in Python's file names."""
     composition, facts = prepared.composition, prepared.facts
     wanted, placement = composition.wanted, composition.placement
+    only_binds = _only_binds(prepared.policy, options)
     operations = composition.operations
     return {
         "verb": _text(action),
@@ -56,7 +59,8 @@ def document(prepared: Prepared, action: bytes, options: Options) -> dict[str, A
         "opened": [
             {
                 "inside": _text(opened.inside), "missing": _text(opened.missing), "request": opened.mount + 1,
-                "strategy": opened.strategy, "n": opened.n, "threshold": opened.threshold, "reason": opened.reason,
+                "strategy": opened.strategy, "n": opened.n, "threshold": opened.threshold,
+                "reason": opened.reason + (only_binds if opened.reason == BINDS_ONLY else ""),
             }
             for opened in placement.opened
         ],
@@ -80,6 +84,13 @@ def document(prepared: Prepared, action: bytes, options: Options) -> dict[str, A
 
 def _fields(prepared: Prepared, name: bytes) -> list[str]:
     return [_text(operation[1]) for operation in prepared.composition.operations if operation[0] == name]
+
+
+def _only_binds(policy: SitePolicy, options: Options) -> str:
+    """Whose wish that is."""
+    if policy.enable_overlay == "no":
+        return f", `enable overlay = no` in {policy.origin('enable_overlay')}"
+    return f", {options.origins.get('underlay_strategy') or options.origins.get('underlay', '')}"
 
 
 def _text(name: bytes) -> str:
@@ -268,9 +279,8 @@ def _mount(request: dict[str, Any]) -> str:
 def _opening(report: dict[str, Any], inside: str) -> str:
     for opened in report["opened"]:
         if opened["inside"] == inside:
-            return (
-                f"; opened by {opened['strategy']} for {_printable(opened['missing'])}: {opened['reason']}"
-            )
+            reason = "" if inside == "/" else f": {opened['reason']}"  # there the root has no choice
+            return f"; opened by {opened['strategy']} because {_printable(opened['missing'])} is missing{reason}"
     return ""
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # A state of the walk, beside OPEN, HOST and OWN: every point below exists.
 MADE = "made"
 
+BINDS_ONLY = "only binds may be used"  # reason why a directory is opened by binds
+
 IMAGE = 0  # number of the image among the objects
 
 # Any directory will do, since the mount on it is seen by nobody else; these exist everywhere.
@@ -315,14 +317,16 @@ class Assembly:
     def _strategy(self, node: Node, n: int) -> tuple[str, str]:
         """How to open a directory of which binds would take over n entries, and why (UND-301..308)."""
         asked, threshold = self.underlay.strategy, self.underlay.threshold
-        if asked != "auto":
-            return asked, f"only {asked} may be used"
+        if asked == "overlay":
+            return asked, "only overlay may be used"
         if node is self.view.root:
             return "binds", "the root is always opened by binds"
         if node.zone.rule == HOST:
             return "binds", "it belongs to a writable bind in which you cannot create everything"
         if n <= threshold:
-            return "binds", f"{n} entries to take over, not more than {threshold}"
+            return "binds", f"{n} entries to take over, not more than {threshold}" if n else "no other entries"
+        if asked == "binds":
+            return asked, BINDS_ONLY
         image = self.view.image
         if node.zone.index is None and any(path.startswith(node.path + b"/") for path in image.submounts):
             return "binds", "file systems are mounted below it"
