@@ -63,7 +63,9 @@ ACTION: dict[bytes, Row] = {
     b"no-env": (LIST, "no_env", (b"NOENV",)),
     b"no-umask": (FLAG, "no_umask", (b"NO_UMASK",)),
     b"nv": (FLAG, "nv", (b"NV",)),
+    b"no-nv": (FLAG, "no_nv", (b"NV_OFF", b"NO_NV")),
     b"rocm": (FLAG, "rocm", (b"ROCM",)),
+    b"no-rocm": (FLAG, "no_rocm", (b"ROCM_OFF", b"NO_ROCM")),
     b"underlay": (FLAG, "underlay", (b"UNDERLAY",)),
     # Ours: no twins, since a job could set them (CLI-58).
     b"underlay-strategy": (SPEC, "underlay_strategy", ()),
@@ -75,8 +77,6 @@ ACTION: dict[bytes, Row] = {
     b"no-eval": (FLAG, IGNORED, (b"NO_EVAL",)),
     b"no-compat": (FLAG, IGNORED, (b"NO_COMPAT",)),
     b"containlibs": (LIST, IGNORED, (b"CONTAINLIBS",)),
-    b"no-nv": (FLAG, IGNORED, (b"NV_OFF", b"NO_NV")),
-    b"no-rocm": (FLAG, IGNORED, (b"ROCM_OFF", b"NO_ROCM")),
     b"ignore-subuid": (FLAG, IGNORED, (b"IGNORE_SUBUID",)),
     b"ignore-userns": (FLAG, IGNORED, (b"IGNORE_USERNS",)),
     b"ignore-fakeroot-command": (FLAG, IGNORED, (b"IGNORE_FAKEROOT_COMMAND",)),

@@ -85,7 +85,9 @@ GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     }),
     ("Devices", {
         b"nv": ("", "NVIDIA devices and libraries of the host, if there are any"),
+        b"no-nv": ("", "without them, whatever the site says (`always use nv = yes`)"),
         b"rocm": ("", "ROCm devices and libraries of the host, if there are any"),
+        b"no-rocm": ("", "without them, whatever the site says (`always use rocm = yes`)"),
     }),
     ("How the root is assembled", {
         b"underlay": ("", "open directories with missing mount points by binds only, never by an overlay"),

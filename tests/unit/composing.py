@@ -7,6 +7,7 @@ from dunnage.cli.call import Call
 from dunnage.cli.exec import Prepared
 from dunnage.cli.parse import Options, parse
 from dunnage.host.facts import HostFacts, MountTable
+from dunnage.host.gpu import Driver
 from dunnage.host.site import SitePolicy, take
 from dunnage.image.reference import Reference
 from dunnage.plan.check import check
@@ -73,6 +74,7 @@ class Machine:
         self.terminals: tuple[int, ...] = ()
         self.account: Account | None = ANN
         self.front = b"/usr/bin/dunnage"
+        self.drivers: list[Driver] = []
 
     def site(self, text: str) -> None:
         take(self.policy, b"/etc/dunnage/dunnage.conf", text.encode())
@@ -92,6 +94,7 @@ class Machine:
             1000, 100, self.cwd, found.st_dev if found else 0, found.st_ino if found else 0,
             MountTable(self.mountinfo, self.maximum), self.terminals, self.account, b"nameserver 192.0.2.1\n",
         )
+        facts.drivers = self.drivers
         verb = (options.action or b"exec") if verb == b"explain" else verb
         request = Request(verb, name, rest[1:], options, self.environment, self.front, b"0.1")
         reference = Reference(rest[0], b"/images/debian", b"/images/debian", 7, 2)

@@ -424,15 +424,6 @@ def test_a_home_must_be_a_directory() -> None:
     assert "not a directory" in refusal(Machine(), "exec -H /etc/hosts:/h IMAGE true").why
 
 
-@requirement("CLI-100")
-@pytest.mark.parametrize("option, device", [("--nv", b"/dev/nvidiactl"), ("--rocm", b"/dev/kfd")])
-def test_gpu_options_are_silent_without_a_driver_and_honest_with_one(option: str, device: bytes) -> None:
-    machine = Machine()
-    assert machine.compose(f"exec {option} IMAGE true").warnings == []
-    machine.host.file(device)
-    assert len(machine.compose(f"exec {option} IMAGE true").warnings) == 1
-
-
 @requirement("CLI-79", "UND-P15", "UND-190")
 @pytest.mark.parametrize("options, mounted", [
     ("-H /etc:/data", False),            # would be created in the new home, on the host

@@ -57,6 +57,10 @@ def prepare(call: Call, verb: bytes, options: Options, words: list[bytes]) -> Pr
     policy = site.read(options.config, dunnage.__path__[0].encode("utf-8", "surrogateescape"))
     host_facts = facts.gather()
     host = HostDisk()
+    if options.nv or options.rocm or policy.always_use_nv or policy.always_use_rocm:
+        from dunnage.host import gpu
+
+        host_facts.drivers = gpu.asked(options, policy, host)
     image = reference.find(words[0], host_facts.cwd, host)
     if host_facts.mounts.triggers(image.path):
         host.trigger(image.path)

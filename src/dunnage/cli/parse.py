@@ -44,7 +44,7 @@ class Options:
     env           pairs of --env; a later one wins
     env_file      files of --env-file
     no_env        names of --no-env
-    nv, rocm      GPU support
+    nv, rocm      GPU support; no_nv, no_rocm: not even by the site's wish
     shell         of the verb `shell`, or empty
     underlay      --underlay: binds only, as a strategy
     underlay_strategy   ``auto``, ``binds`` or ``overlay`` (str)
@@ -59,8 +59,8 @@ class Options:
         "help", "version", "silent", "quiet", "verbose", "debug", "nocolor", "level", "config", "verb", "action",
         "json", "plan", "profile", "strict", "binds", "home", "no_mount", "workdir", "scratch", "cwd", "contain",
         "containall", "ipc", "pid", "uts", "net", "userns", "cleanenv", "no_pid", "no_init", "no_umask", "no_home",
-        "hostname", "network", "env", "env_file", "no_env", "nv", "rocm", "shell", "underlay", "underlay_strategy",
-        "mount_api", "origins", "warnings", "notes",
+        "hostname", "network", "env", "env_file", "no_env", "nv", "rocm", "no_nv", "no_rocm", "shell", "underlay",
+        "underlay_strategy", "mount_api", "origins", "warnings", "notes",
     )
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class Options:
         self.env: list[tuple[bytes, bytes]] = []
         self.env_file: list[bytes] = []
         self.no_env: list[bytes] = []
-        self.nv = self.rocm = False
+        self.nv = self.rocm = self.no_nv = self.no_rocm = False
         self.shell = b""
         self.underlay = False
         self.underlay_strategy = "auto"

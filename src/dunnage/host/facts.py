@@ -6,6 +6,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dunnage.host.gpu import Driver
     from dunnage.plan.identity import Account
 
 
@@ -48,7 +49,9 @@ class MountTable:
 class HostFacts:
     """cwd is ``/`` when the real one is deleted or out of reach (CLI-03); cwd_inode is then 0."""
 
-    __slots__ = ("uid", "gid", "cwd", "cwd_device", "cwd_inode", "mounts", "terminals", "account", "resolv_conf")
+    __slots__ = (
+        "uid", "gid", "cwd", "cwd_device", "cwd_inode", "mounts", "terminals", "account", "resolv_conf", "drivers",
+    )
 
     def __init__(
         self, uid: int, gid: int, cwd: bytes, cwd_device: int, cwd_inode: int, mounts: MountTable,
@@ -63,6 +66,7 @@ class HostFacts:
         self.terminals = terminals  # those of descriptors 0 to 2 that are terminals
         self.account = account
         self.resolv_conf = resolv_conf  # content, empty when the host has none
+        self.drivers: list[Driver] = []  # of graphics processors, where --nv or --rocm ask for them
 
 
 def gather() -> HostFacts:

@@ -106,7 +106,7 @@ def compose(
     placement = underlay.place(image, wanted.mounts, host, Underlay(strategy), 1)
     _within_budget(placement, facts, warnings)
 
-    settled = _environment(request, reference, wanted, warnings)
+    settled = _environment(request, reference, wanted, placement, warnings)
     command = _command(request, tree, wanted, host, warnings)
     settings, arguments = _with_scripts(request, tree, settled, command, notes)
 
@@ -225,12 +225,19 @@ def _within_budget(placement: Placement, facts: HostFacts, warnings: list[str]) 
         warnings.append(f"this start makes {planned} mounts{culprit}; {remedy}")
 
 
-def _environment(request: Request, reference: Reference, wanted: Wanted, warnings: list[str]) -> Environment:
+def _environment(
+    request: Request, reference: Reference, wanted: Wanted, placement: Placement, warnings: list[str],
+) -> Environment:
     options = request.options
+    libraries = any(
+        (resolved.mount.destination + b"/").startswith(environment.LIBRARIES + b"/") and not resolved.skipped
+        for resolved in placement.resolved
+    )
     final = environment.markers(request.verb, reference.spelled, reference.name, wanted.bound, request.version)
     final[b"HOME"] = wanted.home
     settled, home_refused = environment.assemble(
         request.environment, options.env, clean=options.cleanenv, without=options.no_env, final=final,
+        libraries=libraries,
     )
     if home_refused:
         warnings.append("HOME cannot be set by a variable: ignored; use --home")

@@ -195,9 +195,10 @@ def collect(
 
     if not contained and controlled and b"cwd" not in left_out:
         _cwd(wanted, facts, host)
-    for wish, device, vendor in ((options.nv, b"/dev/nvidiactl", "NVIDIA"), (options.rocm, b"/dev/kfd", "ROCm")):
-        if wish and host.lstat(device) is not None:
-            wanted.warnings.append(f"this version mounts no {vendor} libraries and, contained, no devices: bind them")
+    if facts.drivers:
+        from dunnage.plan import gpu
+
+        gpu.add(wanted, facts.drivers, image, minimal_dev=with_dev and minimal and not whole_dev)
     return wanted
 
 

@@ -20,6 +20,7 @@ PASSED_WHEN_CLEAN = (
     b"TERM", b"http_proxy", b"https_proxy", b"ftp_proxy", b"all_proxy", b"no_proxy",
     b"HTTP_PROXY", b"HTTPS_PROXY", b"FTP_PROXY", b"ALL_PROXY", b"NO_PROXY",
 )
+LIBRARIES = b"/.singularity.d/libs"  # what is bound here is found by every program (CLI-63)
 # not variables of their own, but orders how to extend one, as the last step (CLI-62)
 EXTENDING = (b"PREPEND_PATH", b"APPEND_PATH", b"PREPEND_LD_LIBRARY_PATH", b"APPEND_LD_LIBRARY_PATH")
 
@@ -61,15 +62,17 @@ class Environment:
     def names(self) -> list[bytes]:
         """Every variable that is set, for `explain`."""
         settled = {**self.values, **self.given, **self.final}
-        return sorted(name for name in settled if name not in EXTENDING)
+        extended = {name.partition(b"_")[2] for name in EXTENDING if name in settled}
+        return sorted(extended.union(settled).difference(EXTENDING))
 
 
 def assemble(
     caller: dict[bytes, bytes], extra: list[tuple[bytes, bytes]], *, clean: bool, without: list[bytes],
-    final: dict[bytes, bytes],
+    final: dict[bytes, bytes], libraries: bool = False,
 ) -> tuple[Environment, bool]:
     """`caller` is the caller's environment, `extra` what --env-file and --env add in that order.
 
+    `libraries`: something is bound below LIBRARIES.
     Also tells whether somebody tried to set HOME, which is ignored.
     """
     given: dict[bytes, bytes] = {}
@@ -78,6 +81,9 @@ def assemble(
     given.update(extra)
     given.pop(b"", None)
     home_refused = given.pop(b"HOME", None) is not None
+    if libraries:
+        name = b"APPEND_LD_LIBRARY_PATH"
+        given[name] = given[name] + b":" + LIBRARIES if given.get(name) else LIBRARIES
 
     values = {b"PATH": DEFAULT_PATH}
     passing: list[Operation]
