@@ -176,7 +176,8 @@ def find(vendor: type[Vendor], text: bytes, machine: str, host: DiskTree) -> Dri
         driver.note(f"no {vendor.name} driver is loaded, there is no {escape(vendor.control)}")
     libraries = _libraries(vendor, driver, host)
     if all(library.instead for library in libraries):  # alone these would be of no use
-        driver.note(f"{escape(CACHE)} lists no library of an {vendor.name} driver")
+        but = f" although there is {escape(vendor.control)}" if loaded else ""
+        driver.note(f"{escape(CACHE)} lists no library of the {vendor.name} driver{but}")
         if loaded and vendor is Nvidia:  # images for ROCm often bring its libraries, those for CUDA cannot
             driver.warnings.append(driver.notes.pop())
         return driver
