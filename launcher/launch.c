@@ -31,9 +31,7 @@ static char *read_whole(int fd, size_t limit, size_t *size, const char *what) {
 		die("give a regular file", 0, "it is not a regular file", "read the %s", what);
 	if (status.st_size < 0 || (size_t)status.st_size > limit)
 		die("", 0, "it is larger than 64 MiB", "read the %s", what);
-	char *text = malloc((size_t)status.st_size + 1);
-	if (!text)
-		die("free some memory", ENOMEM, "malloc", "read the %s", what);
+	char *text = reserve((size_t)status.st_size + 1, 1);
 	for (*size = 0; *size < (size_t)status.st_size;) {
 		ssize_t got = pread(fd, text + *size, (size_t)status.st_size - *size, (off_t)*size);
 		if (got < 0 && errno == EINTR)
@@ -55,9 +53,7 @@ static void read_call(int fd) {
 		fields += !text[i];
 	if (!size || text[size - 1] || fields < 4 || strcmp(text, "dunnage-call 1"))
 		die("", 0, "it is malformed", "read the call");
-	char **field = calloc(fields + 1, sizeof *field);
-	if (!field)
-		die("free some memory", ENOMEM, "calloc", "read the call");
+	char **field = reserve(fields + 1, sizeof *field);
 	for (char *start = text; at < fields; start += strlen(start) + 1)
 		field[at++] = start;
 	char *end;
@@ -66,9 +62,7 @@ static void read_call(int fd) {
 	unsigned long long count = *end ? ULLONG_MAX : strtoull(field[3], &end, 10);
 	if (*end || count > fields - 4)
 		die("", 0, "it is malformed", "read the call");
-	call.arguments = calloc((size_t)count + 1, sizeof *call.arguments);
-	if (!call.arguments)
-		die("free some memory", ENOMEM, "calloc", "read the call");
+	call.arguments = reserve((size_t)count + 1, sizeof *call.arguments);
 	memcpy(call.arguments, field + 4, (size_t)count * sizeof *field);
 	call.argument_count = (size_t)count;
 	call.environment = field + 4 + count;
@@ -112,9 +106,7 @@ static void print_operations(void) {
 static int self_check(void) {
 	static const char sample[] = "dunnage-plan\0001\0unshare\0user,mount\0source\0000\0dir\0000\0000\0ro,private\0000\0/\0"
 		"scratch-place\0/tmp\0scratch\0004096\00016\0root\0000\0enter\0argument\0/bin/true\0end";
-	char *text = malloc(sizeof sample);
-	if (!text)
-		return EXIT_FAILED;
+	char *text = reserve(sizeof sample, 1);
 	memcpy(text, sample, sizeof sample);
 	struct plan plan;
 	plan_parse(&plan, text, sizeof sample);
@@ -176,9 +168,7 @@ static char **command(const struct plan *plan, char **given) {
 		count += plan->records[i].id == OP_ARGUMENT;
 	if (given && *given)
 		return given;
-	char **arguments = calloc(count + 1, sizeof *arguments);
-	if (!arguments)
-		die("free some memory", ENOMEM, "calloc", "read the plan");
+	char **arguments = reserve(count + 1, sizeof *arguments);
 	for (size_t i = 0, at = 0; i < plan->count; i++)
 		if (plan->records[i].id == OP_ARGUMENT)
 			arguments[at++] = plan->records[i].field[0];

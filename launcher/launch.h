@@ -35,6 +35,12 @@ mode_t mode_of(const struct record *record, unsigned argument);
 /* One-of: number of the word; set: bits. The field has been checked before. */
 unsigned words(const struct record *record, unsigned argument);
 
+/* ---- memory.c ---- */
+
+/* Zeroed. Ends the programme when there is none. */
+void *reserve(size_t count, size_t size);
+void release(void *memory);
+
 /* ---- report.c: messages ---- */
 
 struct speech {

@@ -66,30 +66,24 @@ static char *read_mountinfo(void) {
 	int fd = openat(procfs, "self/mountinfo", O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return NULL;
-	size_t size = 1 << 16, used = 0;
-	char *table = malloc(size);
-	while (table) {
-		ssize_t got = read(fd, table + used, size - used - 1);
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0) {
-			free(table);
-			table = NULL;
-		} else if (!got) {
-			table[used] = 0;
-		} else if ((used += (size_t)got) < size - 1) {
-			continue;
-		} else {
-			char *larger = realloc(table, size *= 2);
-			if (!larger)
-				free(table);
-			table = larger;
-			continue;
+	size_t size = 1 << 13, length = 0;
+	char *text = reserve(size, 1);
+	for (ssize_t got; (got = read(fd, text + length, size - length - 1)) != 0;) {
+		if (got < 0 && errno != EINTR) {
+			release(text);
+			text = NULL;
+			break;
 		}
-		break;
+		length += got > 0 ? (size_t)got : 0;
+		if (length == size - 1) {
+			char *larger = reserve(size *= 8, 1);
+			memcpy(larger, text, length);
+			release(text);
+			text = larger;
+		}
 	}
 	close(fd);
-	return table;
+	return text; /* zeroed from the start, so it ends in NUL */
 }
 
 static void unescape(char *text) {
@@ -124,14 +118,12 @@ static bool parse_mount(char *line, struct mount_entry *entry) {
 
 int mount_table_read(struct mount_table *table) {
 	*table = (struct mount_table){.text = read_mountinfo()};
-	size_t lines = 0;
-	for (const char *at = table->text; at && *at; at++)
-		lines += *at == '\n';
-	table->entries = table->text ? calloc(lines + 1, sizeof *table->entries) : NULL;
-	if (!table->entries) {
-		free(table->text);
+	if (!table->text)
 		return -1;
-	}
+	size_t lines = 0;
+	for (const char *at = table->text; *at; at++)
+		lines += *at == '\n';
+	table->entries = reserve(lines, sizeof *table->entries);
 	for (char *line = table->text; table->count < lines; table->count++) {
 		char *end = line + strcspn(line, "\n");
 		*end = 0;
@@ -146,8 +138,8 @@ int mount_table_read(struct mount_table *table) {
 }
 
 void mount_table_free(struct mount_table *table) {
-	free(table->entries);
-	free(table->text);
+	release(table->entries);
+	release(table->text);
 }
 
 bool mount_hidden(const struct mount_table *table, const struct mount_entry *entry) {
@@ -220,10 +212,9 @@ static int remount(unsigned top, unsigned long wanted, bool recursive) {
 		unsigned largest = top;
 		for (size_t i = 0; i < table.count; i++)
 			largest = table.entries[i].id > largest ? table.entries[i].id : largest;
-		bool *below = calloc((size_t)largest + 1, sizeof *below); /* by mount id */
-		bool changed = false, failed = !below, grown = recursive && !failed;
-		if (below)
-			below[top] = true;
+		bool *below = reserve((size_t)largest + 1, sizeof *below); /* by mount id */
+		bool changed = false, failed = false, grown = recursive;
+		below[top] = true;
 		while (grown) { /* parents may stand after their children */
 			grown = false;
 			for (const struct mount_entry *entry = table.entries; entry < table.entries + table.count; entry++)
@@ -239,7 +230,7 @@ static int remount(unsigned top, unsigned long wanted, bool recursive) {
 			failed = mount(NULL, entry->point, NULL, MS_BIND | MS_REMOUNT | flags | wanted, NULL) < 0;
 		}
 		int error = errno;
-		free(below);
+		release(below);
 		mount_table_free(&table);
 		errno = error;
 		if (failed)

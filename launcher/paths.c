@@ -67,30 +67,33 @@ static int walk(int dir, const char *path, int flags) {
 	return -1;
 }
 
-static int open_without_links(int dir, const char *path, int flags, uint64_t resolve) {
-	if (!(lacking & LACK_OPENAT2)) {
-		int fd;
-		do /* EAGAIN: a rename or mount elsewhere made the kernel unsure */
-			fd = openat2(dir, path, flags | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | resolve);
-		while (fd < 0 && errno == EAGAIN);
-		if (fd >= 0 || (errno != ENOSYS && errno != EPERM))
-			return fd;
+/* False when the kernel has no openat2, or a filter hides it: walk then. */
+static bool try_openat2(int dir, const char *path, int flags, uint64_t resolve, int *fd) {
+	if (lacking & LACK_OPENAT2)
+		return false;
+	do /* EAGAIN: a rename or mount elsewhere made the kernel unsure */
+		*fd = openat2(dir, path, flags | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | resolve);
+	while (*fd < 0 && errno == EAGAIN);
+	if (*fd < 0 && (errno == ENOSYS || errno == EPERM))
 		lacking |= LACK_OPENAT2;
-	}
-	return walk(dir, path, flags);
+	return !(lacking & LACK_OPENAT2);
 }
 
 int open_below(int dir, const char *path, int flags) {
 	if (!*path)
 		return openat(dir, ".", flags | O_CLOEXEC);
-	return open_without_links(dir, path, flags, RESOLVE_BENEATH);
+	int fd;
+	return try_openat2(dir, path, flags, RESOLVE_BENEATH, &fd) ? fd : walk(dir, path, flags);
 }
 
 int open_host(const char *path, int flags) {
 	if (!path[1])
 		return open(path, flags | O_CLOEXEC);
+	int fd;
+	if (try_openat2(AT_FDCWD, path, flags, 0, &fd))
+		return fd;
 	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int fd = root < 0 ? -1 : open_without_links(root, path + 1, flags, 0);
+	fd = root < 0 ? -1 : walk(root, path + 1, flags);
 	int error = errno;
 	if (root >= 0)
 		close(root);

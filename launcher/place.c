@@ -42,13 +42,6 @@ static size_t our_device_count;
 
 static const char stale_fix[] = "start it again; if it repeats, find out what keeps changing these files";
 
-static void *reserve(size_t count, size_t size) {
-	void *memory = calloc(count ? count : 1, size);
-	if (!memory)
-		die("free some memory", ENOMEM, "calloc", "assemble the root");
-	return memory;
-}
-
 static void ours(int fd) {
 	struct stat status;
 	if (fstat(fd, &status) < 0)
@@ -106,6 +99,8 @@ void objects_compare(const struct plan *plan) {
 		const char *problem, *path = record->field[ARG_SOURCE_PATH];
 		if (words(record, ARG_SOURCE_FLAGS) & WORD_SOURCE_FLAGS_TRIGGER)
 			trigger_automount(path);
+		if (!call.known)
+			continue; /* nobody could plan anew: the second comparison, on what is mounted, is enough */
 		int error, fd = open_source(record, &problem, &error);
 		if (fd >= 0)
 			close(fd);
@@ -758,7 +753,7 @@ static void verify(const struct plan *plan) {
 		}
 	}
 	mount_table_free(&table);
-	free(promises);
+	release(promises);
 }
 
 void root_enter(const struct plan *plan) {

@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #define OPERATION_TABLE
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "launch.h"
@@ -306,13 +305,6 @@ static bool lookup(const char *name, enum operation_id *id) {
 	return false;
 }
 
-static void *reserve(size_t count, size_t size) {
-	void *memory = calloc(count ? count : 1, size);
-	if (!memory)
-		die("free some memory", 0, "ENOMEM", "read the plan");
-	return memory;
-}
-
 void plan_parse(struct plan *plan, char *text, size_t size) {
 	*plan = (struct plan){.records = NULL};
 	size_t fields = 0;
@@ -370,6 +362,6 @@ void plan_parse(struct plan *plan, char *text, size_t size) {
 		check_record(&check, record);
 	}
 	need(&check, check.entered, "it never enters a root");
-	free(check.objects);
-	free(check.opened);
+	release(check.objects);
+	release(check.opened);
 }

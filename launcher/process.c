@@ -103,16 +103,13 @@ void front_again(const char *reason) {
 		return;
 	char after[80];
 	snprintf(after, sizeof after, "--dunnage-after=%s", reason);
-	char **arguments = calloc(call.argument_count + 3, sizeof *arguments);
-	if (!arguments)
-		return;
+	char **arguments = reserve(call.argument_count + 3, sizeof *arguments);
 	arguments[0] = (char *)(uintptr_t)call.program;
 	arguments[1] = after;
 	memcpy(arguments + 2, call.arguments, call.argument_count * sizeof *arguments);
 	restore_limits();
 	restore_signals();
 	execve(front, arguments, call.environment);
-	free(arguments);
 }
 
 /* ---- descriptors ---- */
@@ -416,9 +413,7 @@ static struct variables variables_of(const struct plan *plan, enum operation_id 
 	struct variables found = {.count = 0};
 	for (size_t i = 0; i < plan->count; i++)
 		found.count += plan->records[i].id == which;
-	found.all = calloc(found.count + 1, sizeof *found.all);
-	if (!found.all)
-		die("", ENOMEM, "calloc", "build the environment");
+	found.all = reserve(found.count + 1, sizeof *found.all);
 	found.count = 0;
 	for (size_t i = 0; i < plan->count; i++)
 		if (plan->records[i].id == which)
@@ -463,9 +458,7 @@ static char **build_environment(const struct plan *plan, const char *workdir) {
 	bool all = false;
 	for (size_t i = 0; i < plan->count; i++)
 		all |= plan->records[i].id == OP_ENV_ALL;
-	char **environment = calloc(call.environment_count + set.count + 1, sizeof *environment);
-	if (!environment)
-		die("", ENOMEM, "calloc", "build the environment");
+	char **environment = reserve(call.environment_count + set.count + 1, sizeof *environment);
 	for (size_t i = 0; i < call.environment_count; i++) {
 		char *entry = call.environment[i];
 		if (*entry == '=' || !strchr(entry, '=') || names(&set, entry))
@@ -478,9 +471,7 @@ static char **build_environment(const struct plan *plan, const char *workdir) {
 	}
 	for (size_t i = 0; i < set.count; i++) {
 		size_t name_length = strlen(set.all[i].name), value_length = strlen(set.all[i].value);
-		char *entry = malloc(name_length + value_length + 2);
-		if (!entry)
-			die("", ENOMEM, "malloc", "build the environment");
+		char *entry = reserve(name_length + value_length + 2, 1);
 		memcpy(entry, set.all[i].name, name_length);
 		entry[name_length] = '=';
 		memcpy(entry + name_length + 1, set.all[i].value, value_length + 1);
@@ -672,14 +663,13 @@ static void try_exec(const char *path, char **arguments, char **environment, boo
 		size_t count = 0;
 		while (arguments[count])
 			count++;
-		char **again = script ? calloc(count + 2, sizeof *again) : NULL;
-		if (again) {
+		if (script) {
+			char **again = reserve(count + 2, sizeof *again);
 			again[0] = (char *)(uintptr_t)"sh";
 			again[1] = (char *)(uintptr_t)path;
 			if (count)
 				memcpy(again + 2, arguments + 1, (count - 1) * sizeof *again);
 			execve("/bin/sh", again, environment);
-			free(again);
 		}
 		errno = ENOEXEC;
 	}

@@ -42,7 +42,7 @@ def bundle(parent: Path) -> Path:
 
 def bundled(parent: Path) -> list[str]:
     """Modules that came out of the bundle. All verbs' modules can be imported either way."""
-    command = [sys.executable, "-I", "-S", "-c", LOOK, parent]
+    command: list[str | Path] = [sys.executable, "-I", "-S", "-c", LOOK, parent]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     names, imported = done.stdout.splitlines()
     assert imported == "dunnage.cli.exec dunnage.plan.scripts"
