@@ -39,7 +39,7 @@ launcher:
 
 build: launcher
 	@'$(PYTHON)' -m compileall -q src
-	@[ ! -w src/dunnage ] || '$(PYTHON)' -I packaging/bundle.py src
+	@[ ! -w src/dunnage ] || '$(PYTHON)' -I -X no_debug_ranges packaging/bundle.py src
 	@echo 'build: launcher/build/dunnage is ready'
 
 setup:
@@ -77,7 +77,7 @@ install: build
 	@install -D -m 0755 launcher/build/dunnage-launch '$(INTO)/lib/dunnage/dunnage-launch'
 	@cd src && find dunnage -type f ! -path '*/__pycache__/*' -exec install -D -m 0644 '{}' '$(INTO)/lib/dunnage/python/{}' ';'
 	@umask 022; '$(PYTHON)' -m compileall -q $(if $(DESTDIR),-s '$(DESTDIR)') '$(INTO)/lib/dunnage/python'
-	@umask 022; '$(PYTHON)' -I packaging/bundle.py '$(INTO)/lib/dunnage/python' $(if $(DESTDIR),'$(DESTDIR)')
+	@umask 022; '$(PYTHON)' -I -X no_debug_ranges packaging/bundle.py '$(INTO)/lib/dunnage/python' $(if $(DESTDIR),'$(DESTDIR)')
 	@for page in $(MAN); do install -D -m 0644 "$$page" '$(INTO)/share/man/man1/'"$${page##*/}"; done
 ifneq ($(PYTHON),/usr/bin/python3)
 	@install -D -m 0755 packaging/dunnage-python '$(INTO)/bin/dunnage-python'

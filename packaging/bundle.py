@@ -5,13 +5,16 @@ modules of the verb `exec`, without docstrings, in the order in which their impo
 PREFIX_TO_STRIP (DESTDIR) is cut from the paths that tracebacks show.
 """
 from __future__ import annotations
+import __future__
 
+import ast
 import marshal
 import os
 import subprocess
 import sys
 from importlib.util import MAGIC_NUMBER
 
+FUTURE = __future__.annotations.compiler_flag
 HOT = "import dunnage.__main__, dunnage.cli.exec"
 
 
@@ -30,7 +33,10 @@ def entry(package: str, name: str, strip: str) -> tuple[str, str, int, int, obje
     path += "/__init__.py" if os.path.isdir(f"{package}/{path}") else ".py"
     status = os.stat(f"{package}/{path}")
     with open(f"{package}/{path}", "rb") as source:
-        code = compile(source.read(), f"{package}/{path}"[len(strip):], "exec", dont_inherit=True, optimize=2)
+        tree = ast.parse(source.read())
+    # The flag does what the import is for; the import itself would read a module of the library at every start.
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.module == "__future__")]
+    code = compile(tree, f"{package}/{path}"[len(strip):], "exec", flags=FUTURE, dont_inherit=True, optimize=2)
     return name, path, int(status.st_mtime), status.st_size, code
 
 
