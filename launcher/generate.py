@@ -27,7 +27,7 @@ import os.path
 import runpy
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TYPES = ("index", "number", "mode", "inside", "path", "name", "below", "text", "word", "words")
+TYPES = ("index", "number", "mode", "inside", "path", "below", "text", "word", "words")
 
 
 def upper(name: str) -> str:

@@ -84,7 +84,6 @@ static bool field_valid(const struct field *field, const char *text) {
 	case FIELD_MODE: return parse_number(text, 8, 07777, &value);
 	case FIELD_INSIDE:
 	case FIELD_PATH: return absolute_path(text);
-	case FIELD_NAME: return entry_name(text, strlen(text)) && !strchr(text, '/');
 	case FIELD_BELOW: return relative_path(text);
 	case FIELD_TEXT: return true;
 	case FIELD_WORD: return one_word(field->words, text, strlen(text), &word);
@@ -229,7 +228,6 @@ static void check_record(struct check *check, const struct record *record) {
 		break;
 	case OP_POINT_DIR:
 	case OP_POINT_FILE:
-	case OP_LEAVE:
 	case OP_FILL:
 		state = opened(check, record);
 		need(check, *state == OPEN_BEGUN, "the directory is not being opened");

@@ -33,7 +33,6 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
             point-dir 0 755 below
             point-file 0 444 added
             point-file 0 444 n3
-            leave 0 n3
             fill 0
             attach 1 dir '' 1 /opt
             attach 2 file '' 2 /many/added

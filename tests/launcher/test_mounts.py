@@ -256,7 +256,7 @@ def test_opened_directory_in_an_opened_directory_needs_no_mount_of_its_own(run: 
                                                                            way: str) -> None:
     done = run("ls /etc + cat /etc/new + ls / + try create /etc/x + stat /etc + mounts", mechanism=way,
                namespaces="user,mount,pid", objects=[source(1, host / "file", "ro")], root="stage 0",
-               placing=[*opened_root(points="point-dir 0 755 etc\npoint-dir 0 755 new\nleave 0 etc"),
+               placing=[*opened_root(points="point-dir 0 755 etc\npoint-dir 0 755 new"),
                         *opened_root("/etc", number=1, below="etc", points="point-file 1 444 new", mode="711"),
                         *operations("attach 1 file '' 0 /etc/new\nmount-proc /proc\nseal 1\nseal 0")])
     lines = done.well().lines
@@ -266,11 +266,11 @@ def test_opened_directory_in_an_opened_directory_needs_no_mount_of_its_own(run: 
     assert "/etc" not in [line.split()[4] for line in lines[5:]]
 
 
-def test_left_entry_is_not_shown_from_the_image(run: Run, host: Path, way: str) -> None:
+def test_entry_with_a_point_of_its_name_is_not_taken_over(run: Run, host: Path, way: str) -> None:
     """The point takes the entry's place, whatever the entry is: a link, a file."""
     done = run("readlink /lib + cat /lib/y + cat /file", mechanism=way,
                objects=[source(1, host / "dir"), source(2, host / "file")], root="stage 0",
-               placing=[*opened_root(points="point-dir 0 755 lib\npoint-file 0 444 file\nleave 0 lib\nleave 0 file"),
+               placing=[*opened_root(points="point-dir 0 755 lib\npoint-file 0 444 file"),
                         *operations("attach 1 dir '' 0 /lib\nattach 2 file '' 0 /file\nseal 0")])
     assert done.well().lines == ["EINVAL", "y", "F"]
 
@@ -613,7 +613,7 @@ def test_fallback_gives_the_same_view(run: Run, host: Path, mechanism: str) -> N
                    objects=[source(1, host / "dir"), source(2, host / "dir", "ro"), source(3, host / "file", "ro"),
                             source(4, host / "file", "ro"), source(5, host / "dir", "ro"),
                             *operations("session 65536 100\nprivate 6 1777")],
-                   placing=[*opened_root(points="point-dir 0 755 etc\npoint-dir 0 755 new\nleave 0 etc"),
+                   placing=[*opened_root(points="point-dir 0 755 etc\npoint-dir 0 755 new"),
                             *opened_root("/etc", number=1, below="etc", points="point-file 1 444 new"),
                             *operations("attach 3 file '' 0 /etc/new\nattach 4 link passwd 0 /etc/link\n"
                                         "attach 1 dir '' 0 /new\n"

@@ -241,7 +241,6 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "gap in the opened": (lambda w: replaced(w, "open", 1, "1"), "a directory that was not opened"),
     "point of another directory": (lambda w: replaced(w, "point-dir", 1, "1"), "a directory that was not opened"),
     "point after fill": (lambda w: with_after(w, "fill", "point-dir 0 755 late"), "not being opened"),
-    "left out after fill": (lambda w: with_after(w, "fill", "leave 0 n4"), "not being opened"),
     "filled twice": (lambda w: with_after(w, "fill", "fill 0"), "not being opened"),
     "never filled": (lambda w: without(w, "fill"), "was not filled"),
     "sealed twice": (lambda w: with_after(w, "seal", "seal 0"), "is sealed already"),

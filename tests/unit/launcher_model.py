@@ -228,12 +228,6 @@ class Launcher:
     def do_point_file(self, *operation: bytes) -> None:
         self._point(operation[1], operation[3], "file")
 
-    def do_leave(self, *operation: bytes) -> None:
-        opened = self.opened[operation[1]]
-        assert opened.state == "open"
-        assert opened.backing.kind(b"/" + operation[2]), "nothing is left out that is not there"
-        assert opened.base.kind(b"/" + operation[2]), "what is left out is replaced"
-
     def do_fill(self, *operation: bytes) -> None:
         opened = self.opened[operation[1]]
         assert opened.state == "open"

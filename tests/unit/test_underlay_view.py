@@ -76,7 +76,6 @@ def test_file_covers_a_link_wherever_that_leads(name: bytes) -> None:
 def test_covered_link_in_an_opened_directory_becomes_a_plain_point() -> None:
     host = fixture()
     placement = plan(host, binds(host, "file:/etc/localtime", "file:/etc/new"))
-    assert (b"leave", b"0", b"localtime") in placement.operations
     assert (b"point-file", b"0", b"444", b"localtime") in placement.operations
     assert (b"attach", b"1", b"file", b"", b"1", b"/etc/localtime") in attaches(placement)
 
@@ -232,7 +231,7 @@ def test_kernel_points_never_follow_the_image(name: bytes, text: bytes | None) -
     placement = place(image_of(host, b"/img"), mounts, host, Underlay(), 1)
     assert landed(placement) == [b"/" + name]
     assert [opened.inside for opened in placement.opened] == [b"/"]
-    assert (b"leave", b"0", name) in placement.operations
+    assert (b"point-dir", b"0", b"755", name) in placement.operations
     launcher = Launcher(host)
     launcher.run(placement.operations)
     assert launcher.look(b"/" + name) == ("dir", b"/" + name, True)
@@ -298,4 +297,4 @@ def test_names_are_bytes(name: bytes) -> None:
     mounts = [bind(host, b"/site/SRC/" + name, b"/data/" + name), bind(host, b"/site/SRC/dir", b"/data/new" + name)]
     placement = plan(host, mounts)
     assert landed(placement) == [b"/data/" + name, b"/data/new" + name]
-    assert (b"leave", b"0", name) in placement.operations
+    assert (b"point-dir", b"0", b"755", name) in placement.operations

@@ -66,8 +66,6 @@ def _fits(form: str, value: bytes) -> bool:
         return value == b"/" or (value[:1] == b"/" and len(value) <= MAX_PATH and _is_below(value[1:]))
     if form == "below":
         return _is_below(value)
-    if form == "name":
-        return b"/" not in value and _is_below(value)
     if "|" in form:
         return value.decode("latin-1") in form.split("|")
     if "+" in form:

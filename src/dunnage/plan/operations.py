@@ -14,8 +14,7 @@ Field types:
   ``inside``  absolute path inside the container: link-free when planned, no
               empty, ``.`` or ``..`` part, no trailing slash except ``/`` itself
   ``path``    absolute host path of the same form
-  ``name``    one directory entry: not empty, no slash, not ``.`` or ``..``
-  ``below``   relative path of such names
+  ``below``   relative path of names that are not empty, ``.`` or ``..``
   ``text``    any bytes but NUL
   ``a|b``     one of these words
   ``a+b``     any of these words, comma-separated, possibly none
@@ -83,10 +82,9 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
      "mode and modification time are copied to the opened directory."),
     ("point-dir", PLACING, (("opened", "index"), ("mode", "mode"), ("below", "below")), "Empty directory in the opened directory."),
     ("point-file", PLACING, (("opened", "index"), ("mode", "mode"), ("below", "below")), "Empty file in the opened directory."),
-    ("leave", PLACING, (("opened", "index"), ("name", "name")),
-     "This entry of the backing is replaced by a point of ours: do not take it over."),
     ("fill", PLACING, (("opened", "index"),),
-     "Show the backing's other entries: one read-only overlay, or one bind per entry (links are recreated)."),
+     "Show the backing's entries, except where a point of that name was made: one read-only overlay, or one bind "
+     "per entry (links are recreated)."),
     ("attach", PLACING,
      (("object", "index"), ("kind", "dir|file|link"), ("link", "text"), ("request", "index"), ("inside", "inside")),
      "Mount an object on the point at `inside`, which must be of this kind; `link`: cover the "

@@ -278,17 +278,13 @@ class Assembly:
             raise self.view.error(index, refusal) from None
 
         points: list[Node] = []
-        left: list[bytes] = []
         for child in node.below:
             if child.was == VIRTUAL:
                 points += points_below(child)
-                if child.replaces:
-                    left.append(child.name)
             elif child.mount is not None or lacks_points(child):
                 points.append(child)
-                left.append(child.name)
-        replaced = set(left)
-        n = sum(kind != LINK and name not in replaced for name, kind in entries)
+        ours = {point.name for point in points if point.parent is node}
+        n = sum(kind != LINK and name not in ours for name, kind in entries)
         strategy, reason = self._strategy(node, n)
         backing = self._stage(zone)
 
@@ -304,7 +300,6 @@ class Assembly:
                 self.placing.append((b"point-file", number, b"444", point.path[cut:]))
             else:
                 self.placing.append((b"point-dir", number, b"755", point.path[cut:]))
-        self.placing += [(b"leave", number, name) for name in left]
         self.placing.append((b"fill", number))
         self.seals.append((b"seal", number))
 
