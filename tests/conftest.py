@@ -4,14 +4,15 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from containers.features import need
-from containers.images import compile_payload, payload_image
+from containers.front import Front
+from containers.images import compile_payload, payload_image, probe_image, scripted_image, shell_image
 from containers.launch import Launcher, Run
 
 TOP = Path(__file__).resolve().parents[1]
@@ -74,17 +75,77 @@ def payload(shared: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def image(shared: Path, payload: Path) -> Path:
-    """A directory image with the test payload; tests leave it as it is."""
-    top = shared / "image"
+def made(shared: Path, name: str, make: Callable[[Path, Path], Path], payload: Path) -> Path:
+    top = shared / name
     with once(top) as first:
         if first:
-            payload_image(top, payload)
+            make(top, payload)
     return top
+
+
+@pytest.fixture(scope="session")
+def image(shared: Path, payload: Path) -> Path:
+    """A directory image with the test payload and no shell; tests leave it as it is."""
+    return made(shared, "image", payload_image, payload)
+
+
+@pytest.fixture(scope="session")
+def shelled(shared: Path, payload: Path) -> Path:
+    """The same with a shell."""
+    need("busybox-static")
+    return made(shared, "shelled", shell_image, payload)
+
+
+@pytest.fixture(scope="session")
+def scripted(shared: Path, payload: Path) -> Path:
+    """The same with scripts in /.singularity.d."""
+    need("busybox-static")
+    return made(shared, "scripted", scripted_image, payload)
+
+
+@pytest.fixture(scope="session")
+def probes(shared: Path, payload: Path) -> Path:
+    """The probe image of a batch system."""
+    return made(shared, "probes", probe_image, payload)
 
 
 @pytest.fixture
 def run(launcher: Launcher, image: Path) -> Run:
     """Plans for the payload's image, executed."""
     return Run(launcher, image)
+
+
+@pytest.fixture(scope="session")
+def dunnage() -> Front:
+    """The command as it is built."""
+    path = BUILD / "dunnage"
+    assert path.exists(), "build it first: make build"
+    return Front(path)
+
+
+@pytest.fixture(scope="session")
+def apptainer(shared: Path, dunnage: Front) -> Front:
+    """The same under a foreign name, which is a link."""
+    return foreign(shared, dunnage, "apptainer")
+
+
+@pytest.fixture(scope="session")
+def singularity(shared: Path, dunnage: Front) -> Front:
+    return foreign(shared, dunnage, "singularity")
+
+
+def foreign(shared: Path, dunnage: Front, name: str) -> Front:
+    link = shared / "names" / name
+    with once(shared / "names") as first:
+        if first:
+            link.parent.mkdir()
+            for each in ("apptainer", "singularity"):
+                (link.parent / each).symlink_to(dunnage.path)
+    return Front(link, name)
+
+
+@pytest.fixture(params=["dunnage", "apptainer"])
+def front(request: pytest.FixtureRequest) -> Front:
+    """Under its own and under a foreign name."""
+    found: Front = request.getfixturevalue(request.param)
+    return found

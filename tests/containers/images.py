@@ -37,6 +37,38 @@ def payload_image(top: Path, payload: Path) -> Path:
     return top
 
 
+def probe_image(top: Path, payload: Path) -> Path:
+    """A batch system's probe: two static programmes, dev, proc and nothing else."""
+    for name in ("dev", "proc"):
+        (top / name).mkdir(parents=True)
+    for name in ("exit_37", "get_user_ns"):
+        os.link(payload, top / name)
+    return top
+
+
+def shell_image(top: Path, payload: Path) -> Path:
+    """The payload's image with a shell."""
+    payload_image(top, payload)
+    shell = shutil.which("busybox")
+    assert shell
+    shutil.copy(shell, top / "bin/busybox")
+    for name in ("sh", "cat", "echo", "env", "id", "ls", "pwd", "true", "false", "test", "touch", "sleep"):
+        (top / "bin" / name).symlink_to("busybox")
+    return top
+
+
+def scripted_image(top: Path, payload: Path) -> Path:
+    """An image as `build` leaves it: with scripts for its environment and its own commands."""
+    shell_image(top, payload)
+    scripts = top / ".singularity.d"
+    (scripts / "env").mkdir(parents=True)
+    (scripts / "env/10-base.sh").write_text("export FROM_IMAGE=base ORDER=10 BOTH=image PATH=/image/bin:$PATH\n")
+    (scripts / "env/90-environment.sh").write_text("export ORDER=$ORDER,90 SEEN=\"$PASSED\" APPTAINER_NAME=forged\n")
+    (scripts / "runscript").write_text("#!/bin/sh\necho runscript \"$@\"\nexit 7\n")
+    (scripts / "runscript").chmod(0o755)
+    return top
+
+
 def conformance_trees(top: Path) -> Path:
     """The trees of the conformance cases, IMG and SRC, below `top`."""
     shell = shutil.which("busybox")

@@ -139,6 +139,42 @@ static void do_readlink(char **argument) {
 	printf("%s\n", text);
 }
 
+/* Everything below a directory, one line each; links are not followed, files of /bin not read. */
+static void walk(const char *path) {
+	struct stat found;
+	char below[8192];
+	if (lstat(path, &found) < 0) {
+		printf("%s %s\n", path, errno_text(errno));
+		return;
+	}
+	if (S_ISLNK(found.st_mode)) {
+		printf("%s -> ", path);
+		do_readlink((char *[]){(char *)(uintptr_t)path, NULL});
+		return;
+	}
+	printf("%s %s", path, S_ISDIR(found.st_mode) ? "dir\n" : S_ISREG(found.st_mode) ? "file " : "other\n");
+	if (S_ISREG(found.st_mode)) {
+		if (found.st_size < 4096)
+			do_cat((char *[]){(char *)(uintptr_t)path, NULL});
+		printf("\n");
+	}
+	struct dirent **entries;
+	int count = S_ISDIR(found.st_mode) ? scandir(path, &entries, NULL, alphasort) : 0;
+	for (int i = 0; i < count; i++) {
+		if (strcmp(entries[i]->d_name, ".") && strcmp(entries[i]->d_name, "..")) {
+			snprintf(below, sizeof below, "%s/%s", strcmp(path, "/") ? path : "", entries[i]->d_name);
+			walk(below);
+		}
+		free(entries[i]);
+	}
+	if (count > 0)
+		free(entries);
+}
+
+static void do_walk(char **argument) {
+	walk(argument[0]);
+}
+
 static void do_mounts(char **argument) {
 	(void)argument;
 	do_cat((char *[]){(char *)(uintptr_t)"/proc/self/mountinfo", NULL});
@@ -347,6 +383,21 @@ static void do_nested(char **argument) {
 		(void)wrote;
 	}
 	printf("ok\n");
+}
+
+/* A new terminal pair works, and which kind of /dev/pts it is from. */
+static void do_pty(char **argument) {
+	char name[64];
+	(void)argument;
+	int leader = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (leader < 0 || unlockpt(leader) < 0 || ptsname_r(leader, name, sizeof name)) {
+		result(-1);
+		return;
+	}
+	int follower = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	printf("%s %s\n", name, follower < 0 ? errno_text(errno) : "ok");
+	close(follower);
+	close(leader);
 }
 
 static void do_connect(char **argument) {
@@ -572,7 +623,7 @@ static const struct command {
 	void (*run)(char **argument);
 	int least; /* arguments */
 } commands[] = {
-	{"cat", do_cat, 1}, {"ls", do_ls, 1}, {"stat", do_stat, 1}, {"readlink", do_readlink, 1}, {"mounts", do_mounts, 0},
+	{"walk", do_walk, 1}, {"pty", do_pty, 0}, {"cat", do_cat, 1}, {"ls", do_ls, 1}, {"stat", do_stat, 1}, {"readlink", do_readlink, 1}, {"mounts", do_mounts, 0},
 	{"cwd", do_cwd, 0}, {"environment", do_environment, 0}, {"arguments", do_arguments, 0}, {"fds", do_fds, 0},
 	{"ids", do_ids, 0}, {"caps", do_caps, 0}, {"signals", do_signals, 0}, {"limits", do_limits, 0}, {"pid", do_pid, 0},
 	{"hostname", do_hostname, 0}, {"umask", do_umask, 1}, {"try", do_try, 2}, {"fill", do_fill, 1}, {"nested", do_nested, 0},
@@ -596,7 +647,22 @@ static void run(char **words, int count) {
 	give_up(words[0]);
 }
 
+/* The two probes of a batch system, by their names. */
+static int probe(const char *name) {
+	struct stat found;
+	if (!strcmp(name, "get_user_ns"))
+		printf("%llu\n", stat("/proc/self/ns/user", &found) ? 0 : (unsigned long long)found.st_ino);
+	else if (strcmp(name, "exit_37"))
+		return 0;
+	fflush(stdout);
+	return 37;
+}
+
 int main(int argc, char **argv) {
+	const char *slash = strrchr(argv[0], '/');
+	int code = probe(slash ? slash + 1 : argv[0]);
+	if (code)
+		return code;
 	/* As the front that a plan names: show how it was started again. */
 	if (argc > 1 && !strncmp(argv[1], "--dunnage-after=", 16)) {
 		do_arguments(argv);
