@@ -337,7 +337,6 @@ static _Noreturn void outer_process(pid_t init, int socket) {
 }
 
 static _Noreturn void init_process(pid_t payload, int signals) {
-	prctl(PR_SET_DUMPABLE, 0);
 	setpgid(0, 0); /* what is sent to the caller's process group reaches the payload once, not through us too */
 	let_go_of_descriptors(outer, signals, false);
 	for (;;) {
@@ -746,11 +745,13 @@ _Noreturn void payload_start(const struct plan *plan, char **arguments) {
 		become_payload(plan, arguments);
 	prctl(PR_SET_NAME, name);
 	int signals = watch_signals();
+	prctl(PR_SET_DUMPABLE, 0); /* before the payload can look */
 	pid_t payload = fork();
 	if (payload < 0)
 		die(errno == EAGAIN ? "raise the limit of processes (ulimit -u)" : "", errno, "fork", "start the payload");
 	if (payload)
 		init_process(payload, signals);
+	prctl(PR_SET_DUMPABLE, 1); /* /proc/self is ours again */
 	close(signals);
 	become_payload(plan, arguments);
 }
