@@ -163,18 +163,34 @@ static void set_speech(const struct plan *plan) {
 }
 
 static char **command(const struct plan *plan, char **given) {
-	size_t count = 0;
+	size_t count = 0, led = 0, at = 0;
+	while (given && given[count])
+		count++;
+	bool planned = !count;
+	for (size_t i = 0; i < plan->count; i++) {
+		led += plan->records[i].id == OP_LEAD;
+		count += planned && plan->records[i].id == OP_ARGUMENT;
+	}
+	char **arguments = reserve(led + count + 1, sizeof *arguments);
 	for (size_t i = 0; i < plan->count; i++)
-		count += plan->records[i].id == OP_ARGUMENT;
-	if (given && *given)
-		return given;
-	char **arguments = reserve(count + 1, sizeof *arguments);
-	for (size_t i = 0, at = 0; i < plan->count; i++)
-		if (plan->records[i].id == OP_ARGUMENT)
+		if (plan->records[i].id == OP_LEAD || (planned && plan->records[i].id == OP_ARGUMENT))
 			arguments[at++] = plan->records[i].field[0];
+	if (!planned)
+		memcpy(arguments + led, given, count * sizeof *given);
 	if (!count)
 		die("give one: dunnage-launch PLAN -- COMMAND", 0, "the plan names no command", "start");
 	return arguments;
+}
+
+/* Whoever can change a stored plan decides what its user runs. */
+static void refuse_untrusted(int fd, const char *path) {
+	struct stat status;
+	if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode))
+		return; /* read_whole says so */
+	if (status.st_uid && status.st_uid != getuid())
+		die("make one of your own with dunnage freeze", 0, "it belongs to somebody else", "trust the plan %s", path);
+	if (status.st_mode & (S_IWGRP | S_IWOTH))
+		die("chmod go-w, once you know that nobody changed it", 0, "others may write to it", "trust the plan %s", path);
 }
 
 int main(int argc, char **argv) {
@@ -201,6 +217,8 @@ int main(int argc, char **argv) {
 		plan_fd = open(argv[1], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 		if (plan_fd < 0)
 			die("check its path", errno, "open", "read the plan %s", argv[1]);
+		speech.stored = argv[1];
+		refuse_untrusted(plan_fd, argv[1]);
 		given = argc > 3 ? argv + 3 : NULL;
 	} else {
 		usage();

@@ -49,7 +49,8 @@ struct speech {
 	unsigned level;
 	int code;
 	const struct plan *plan;
-	const char *doing; /* for the watchdog */
+	const char *stored; /* path of a stored plan */
+	const char *doing;  /* for the watchdog */
 };
 extern struct speech speech;
 
@@ -58,6 +59,10 @@ const char *errno_name(int error);
 _Noreturn void die(const char *fix, int error, const char *call, const char *what, ...) PRINTF(4, 5);
 /* The same for a mount that somebody asked for. */
 _Noreturn void die_request(unsigned request, const char *inside, int error, const char *why);
+/* The same where the world is not that of the plan. */
+_Noreturn void die_stale(unsigned request, const char *inside, int error, const char *why);
+/* The fix that a stored plan names. */
+const char *renewal(const char *otherwise);
 _Noreturn void die_sentence(const char *sentence_dunnage, const char *sentence_foreign, const char *fix);
 void warn(const char *format, ...) PRINTF(1, 2);
 void note(const char *format, ...) PRINTF(1, 2);

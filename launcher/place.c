@@ -122,9 +122,10 @@ static void clone_source(struct object *object) {
 	const char *problem;
 	int error, fd = open_source(record, &problem, &error);
 	if (error == ELOOP && given & WORD_SOURCE_FLAGS_TRIGGER)
-		problem = "open: the automount did not happen in this namespace (is its mount shared on the host?)";
+		die_request(request, record->field[ARG_SOURCE_PATH], error,
+			"open: the automount did not happen in this namespace (is its mount shared on the host?)");
 	if (problem)
-		die_request(request, record->field[ARG_SOURCE_PATH], error, problem);
+		die_stale(request, record->field[ARG_SOURCE_PATH], error, problem);
 	if (tree_clone(&object->tree, fd, "", flags) < 0)
 		die_request(request, record->field[ARG_SOURCE_PATH], errno, "open_tree or mount_setattr of the source");
 	close(fd);
@@ -341,7 +342,7 @@ static void make_root(const struct record *record) {
 static int open_point(const char *inside, int flags, unsigned request) {
 	int fd = open_below(root, inside + 1, flags);
 	if (fd < 0)
-		die_request(request, inside, errno, "opening its mount point: the image changed, or a link appeared");
+		die_stale(request, inside, errno, "opening its mount point: the image changed, or a link appeared");
 	return fd;
 }
 
@@ -354,7 +355,7 @@ static void begin_open(const struct record *record) {
 	directory->backing = open_below(objects[small(record, ARG_OPEN_BACKING)].staged, record->field[ARG_OPEN_BELOW],
 		O_RDONLY | O_DIRECTORY);
 	if (directory->backing < 0)
-		die_request(request, inside, errno, "listing the directory");
+		die_stale(request, inside, errno, "listing the directory");
 	if (!inside[1]) { /* the root: one mount of the scratch's own tmpfs, filled in place */
 		int point = scratch_dir("root", 0, name);
 		if (tree_clone(&directory->top, point, "", FLAG_PLAIN) < 0 || tree_attach(&directory->top, point) < 0)
@@ -388,6 +389,17 @@ static void make_point(const struct record *record, const char *below, bool dir,
 	if (result < 0)
 		die_request(small(directory->record, ARG_OPEN_REQUEST), directory->record->field[ARG_OPEN_INSIDE], errno,
 			dir ? "mkdirat of a mount point" : "mknodat of a mount point");
+}
+
+static void expect_no_dir(const struct record *record) {
+	struct opened *directory = &opened[small(record, 0)];
+	struct stat found;
+	const char *name = record->field[ARG_EXPECT_NO_DIR_NAME];
+	if (fstatat(directory->backing, name, &found, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISDIR(found.st_mode))
+		return;
+	char why[NAME_MAX + 100];
+	snprintf(why, sizeof why, "the image has %.255s there now, and the plan would hide it", name);
+	die_stale(small(directory->record, ARG_OPEN_REQUEST), directory->record->field[ARG_OPEN_INSIDE], 0, why);
 }
 
 static void copy_metadata(struct opened *directory) {
@@ -569,6 +581,14 @@ static bool of_kind(const struct stat *found, unsigned kind) {
 	}
 }
 
+static void expect_link(int point, const char *wanted, unsigned request, const char *inside) {
+	char text[PATH_MAX];
+	ssize_t length = readlinkat(point, "", text, sizeof text - 1);
+	text[length < 0 ? 0 : length] = 0;
+	if (strcmp(text, wanted))
+		die_stale(request, inside, 0, "the link there changed since the plan was made");
+}
+
 static void attach(const struct record *record) {
 	const char *inside = record->field[ARG_ATTACH_INSIDE];
 	unsigned request = small(record, ARG_ATTACH_REQUEST), kind = words(record, ARG_ATTACH_KIND);
@@ -577,14 +597,9 @@ static void attach(const struct record *record) {
 	if (fstat(point, &found) < 0)
 		die_request(request, inside, errno, "fstat");
 	if (!of_kind(&found, kind))
-		die_request(request, inside, 0, "the mount point changed its kind while the container was being prepared");
-	if (kind == WORD_ATTACH_KIND_LINK) {
-		char text[PATH_MAX];
-		ssize_t length = readlinkat(point, "", text, sizeof text - 1);
-		text[length < 0 ? 0 : length] = 0;
-		if (strcmp(text, record->field[ARG_ATTACH_LINK]))
-			die_request(request, inside, 0, "the link there changed while the container was being prepared");
-	}
+		die_stale(request, inside, 0, "the mount point changed its kind since the plan was made");
+	if (kind == WORD_ATTACH_KIND_LINK)
+		expect_link(point, record->field[ARG_ATTACH_LINK], request, inside);
 	struct object *object = &objects[small(record, ARG_ATTACH_OBJECT)];
 	struct tree tree = take(object, request, inside);
 	if (tree_attach(&tree, point) < 0)
@@ -675,6 +690,14 @@ void root_assemble(const struct plan *plan) {
 			make_point(record, record->field[ARG_POINT_DIR_BELOW], true, mode_of(record, ARG_POINT_DIR_MODE)); break;
 		case OP_POINT_FILE:
 			make_point(record, record->field[ARG_POINT_FILE_BELOW], false, mode_of(record, ARG_POINT_FILE_MODE)); break;
+		case OP_EXPECT_NO_DIR: expect_no_dir(record); break;
+		case OP_EXPECT_LINK: {
+			unsigned request = small(record, ARG_EXPECT_LINK_REQUEST);
+			int point = open_point(record->field[ARG_EXPECT_LINK_INSIDE], O_PATH | O_NOFOLLOW, request);
+			expect_link(point, record->field[ARG_EXPECT_LINK_TEXT], request, record->field[ARG_EXPECT_LINK_INSIDE]);
+			close(point);
+			break;
+		}
 		case OP_FILL: fill(record); break;
 		case OP_SEAL: seal(record); break;
 		case OP_ATTACH: attach(record); break;

@@ -228,6 +228,7 @@ static void check_record(struct check *check, const struct record *record) {
 		break;
 	case OP_POINT_DIR:
 	case OP_POINT_FILE:
+	case OP_EXPECT_NO_DIR:
 	case OP_FILL:
 		state = opened(check, record);
 		need(check, *state == OPEN_BEGUN, "the directory is not being opened");

@@ -41,6 +41,7 @@ static struct rlimit caller_core, caller_files;
 static sigset_t caller_mask;
 static struct sigaction caller_action[LAST_SIGNAL + 1];
 static unsigned caller_alarm;
+static char caller_directory[PATH_MAX];
 static bool is_init;
 static int outer = -1; /* init's end of the socket to the outer process */
 
@@ -73,6 +74,8 @@ void process_prepare(void) {
 	sigaddset(&unblock, SIGALRM);
 	sigprocmask(SIG_UNBLOCK, &unblock, NULL);
 	caller_alarm = alarm(WATCHDOG_SECONDS);
+	if (!getcwd(caller_directory, sizeof caller_directory))
+		caller_directory[0] = 0; /* it was deleted */
 	struct statfs found;
 	procfs = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (procfs < 0 || fstatfs(procfs, &found) < 0 || found.f_type != PROC_MAGIC)
@@ -203,6 +206,24 @@ static void write_map(const struct plan *plan, enum operation_id which, const ch
 		namespaces_refused(which == OP_UID_MAP ? "uid_map" : "gid_map", errno);
 }
 
+/* Of a map for somebody else the kernel would only say EPERM. */
+static void compare_ids(const struct plan *plan, enum operation_id which, const char *what, uint64_t own) {
+	const char *other = NULL;
+	for (size_t i = 0; i < plan->count; i++) {
+		const struct record *record = &plan->records[i];
+		if (record->id != which)
+			continue;
+		if (own - number(record, ARG_UID_MAP_OUTSIDE) < number(record, ARG_UID_MAP_COUNT))
+			return;
+		other = record->field[ARG_UID_MAP_OUTSIDE];
+	}
+	if (!other)
+		return;
+	char why[100];
+	snprintf(why, sizeof why, "it was made for %s %s, and yours is %llu", what, other, (unsigned long long)own);
+	die(renewal("make one of your own"), 0, why, "start from %s", speech.stored ? speech.stored : "this plan");
+}
+
 static void loopback_up(void) {
 	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -218,6 +239,8 @@ void namespaces_enter(const struct plan *plan) {
 		{WORD_UNSHARE_NAMESPACES_UTS, CLONE_NEWUTS}, {WORD_UNSHARE_NAMESPACES_CGROUP, CLONE_NEWCGROUP},
 		{WORD_UNSHARE_NAMESPACES_NET, CLONE_NEWNET}};
 	int flags = 0;
+	compare_ids(plan, OP_UID_MAP, "uid", getuid());
+	compare_ids(plan, OP_GID_MAP, "gid", getgid());
 	for (size_t i = 0; i < plan->count; i++)
 		if (plan->records[i].id == OP_UNSHARE)
 			for (size_t k = 0; k < sizeof all / sizeof *all; k++)
@@ -577,6 +600,8 @@ static const char *enter_workdir(const struct plan *plan) {
 		if (record->id != OP_WORKDIR)
 			continue;
 		const char *path = record->field[ARG_WORKDIR_INSIDE];
+		if (!strcmp(path, "."))
+			path = caller_directory;
 		int fd = open_workdir(path);
 		if (fd >= 0 && fchdir(fd) == 0) {
 			close(fd);

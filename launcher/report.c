@@ -19,7 +19,7 @@ const char *errno_name(int error) {
 	return "an unexpected error";
 }
 
-enum { LINE = 1400 };
+enum { LINE = 4000 };
 
 struct text {
 	char bytes[LINE];
@@ -105,17 +105,37 @@ _Noreturn void die(const char *fix, int error, const char *failed, const char *w
 	fatal(dunnage.bytes, foreign.bytes, fix);
 }
 
+const char *renewal(const char *otherwise) {
+	static struct text hint;
+	for (size_t i = 0; speech.plan && i < speech.plan->count && !hint.used; i++)
+		if (speech.plan->records[i].id == OP_RENEW)
+			appendf(&hint, "renew it with: %s", speech.plan->records[i].field[0]);
+	return hint.used ? hint.bytes : otherwise;
+}
+
+static bool stale;
+
+_Noreturn void die_stale(unsigned request, const char *inside, int error, const char *why) {
+	stale = true;
+	die_request(request, inside, error, why);
+}
+
 _Noreturn void die_request(unsigned request, const char *inside, int error, const char *why) {
 	struct text dunnage = {.used = 0}, foreign = {.used = 0};
 	const struct record *asked = speech.plan ? speech.plan->request[request] : NULL;
 	bool by_user = asked && words(asked, ARG_REQUEST_BY) == WORD_REQUEST_BY_USER;
 	const char *name = error ? errno_name(error) : "";
 	const char *on = error && why ? " on " : "";
-	const char *fix = error != ENOSPC ? "check that nothing changes the image or the sources during the start; -d shows the plan"
+	const char *fix = speech.stored ? renewal("make it anew with dunnage freeze")
+		: error != ENOSPC ? "check that nothing changes the image or the sources during the start; -d shows the plan"
 		: why && !strncmp(why, "mk", 2) /* mkdirat and the like: no mounts are lacking, but space */
 		? "free some space there; if it is not full, start again: a directory of the image grew meanwhile"
 		: "raise fs.mount-max or bind fewer things";
-	appendf(&dunnage, "cannot mount %s: %s%s%s", inside, name, on, why ? why : "");
+	if (speech.stored)
+		appendf(&dunnage, "cannot start from %s: %s%s: %s%s%s", speech.stored, stale ? "it is stale: " : "", inside,
+			name, on, why ? why : "");
+	else
+		appendf(&dunnage, "cannot mount %s: %s%s%s", inside, name, on, why ? why : "");
 	appendf(&foreign, "%s %s: error: %s%s%s", by_user ? "Not mounting requested bind point" : "cannot mount", inside,
 		name, on, why ? why : "");
 	if (asked) {

@@ -11,8 +11,8 @@ COMMAND = "echo began + try create /opt/effect + cwd + environment"
 def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> list[Operation]:
     """`bound` gets a directory and files made in it when the plan is executed, and not otherwise."""
     return plan(
-        image, ["payload", *COMMAND.split()],
-        speaking="speak dunnage dunnage 2 255\nfront /nonexistent/front\n"
+        image, COMMAND.split(),
+        speaking="speak dunnage dunnage 2 255\nfront /nonexistent/front\nrenew 'dunnage freeze -o plan'\n"
                  "request 1 user 'the first'\nrequest 2 default 'the second'",
         mechanism=f"mechanism {api}\nwithout close_range",
         namespaces="user,mount,pid,ipc,uts,cgroup,net",
@@ -33,11 +33,13 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
             point-dir 0 755 below
             point-file 0 444 added
             point-file 0 444 n3
+            expect-no-dir 0 below
             fill 0
             attach 1 dir '' 1 /opt
             attach 2 file '' 2 /many/added
             attach 3 link passwd 0 /etc/link
             attach 4 dir '' 0 /tmp
+            expect-link 1 usr/lib /lib
             make-dir 755 /tmp/dir
             make-file 644 /tmp/dir/file
             make-link file /tmp/dir/link
@@ -66,6 +68,7 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
             init test-init
             search /nonexistent
             search /bin
+            lead payload
         """)
 
 

@@ -39,6 +39,8 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
     ("front", SPEAKING, (("program", "path"),),
      "Front to start again, once, when the plan turns out stale before any effect, or to explain "
      "why namespaces are refused."),
+    ("renew", SPEAKING, (("command", "text"),),
+     "Of a stored plan: the command that makes it anew, for messages."),
     ("request", SPEAKING, (("request", "index"), ("by", "user|default"), ("text", "text")),
      "What the user typed, or what a default is called, for messages; numbered from 1 without gaps. "
      "Request 0 means none."),
@@ -82,6 +84,9 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
      "mode and modification time are copied to the opened directory."),
     ("point-dir", PLACING, (("opened", "index"), ("mode", "mode"), ("below", "below")), "Empty directory in the opened directory."),
     ("point-file", PLACING, (("opened", "index"), ("mode", "mode"), ("below", "below")), "Empty file in the opened directory."),
+    ("expect-no-dir", PLACING, (("opened", "index"), ("name", "below")),
+     "Of a stored plan: points are made below `name`, which was missing. A directory of that name in the backing would be "
+     "hidden by them: the plan is stale."),
     ("fill", PLACING, (("opened", "index"),),
      "Show the backing's entries, except where a point of that name was made: one read-only overlay, or one bind "
      "per entry (links are recreated)."),
@@ -89,6 +94,8 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
      (("object", "index"), ("kind", "dir|file|link"), ("link", "text"), ("request", "index"), ("inside", "inside")),
      "Mount an object on the point at `inside`, which must be of this kind; `link`: cover the "
      "symbolic link itself, whose text must be the given one."),
+    ("expect-link", PLACING, (("request", "index"), ("text", "text"), ("inside", "inside")),
+     "Of a stored plan: this link was followed. Without it, or with another text in it, the plan is stale."),
     ("make-dir", PLACING, (("mode", "mode"), ("inside", "inside")), "Directory on a tmpfs of ours; refused anywhere else."),
     ("make-file", PLACING, (("mode", "mode"), ("inside", "inside")), "Empty file on a tmpfs of ours; refused anywhere else."),
     ("make-link", PLACING, (("text", "text"), ("inside", "inside")), "Symbolic link on a tmpfs of ours; refused anywhere else."),
@@ -105,7 +112,7 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
 
     ("enter", PROCESS, (), "pivot_root into the new root, detach the old one, verify the mount table."),
     ("workdir", PROCESS, (("missing", "fatal|warn|quiet"), ("inside", "text")),
-     "Working directory; several are tried in order. `PWD` is set to the one that was entered."),
+     "Working directory; several are tried in order. `PWD` is set to the one that was entered. `.` is the caller's, by its path."),
     ("env-all", PROCESS, (), "Pass the caller's environment, except what the next two operations name."),
     ("env-except", PROCESS, (("name", "text"),), "Do not pass this variable."),
     ("env-except-prefix", PROCESS, (("prefix", "text"),), "Do not pass variables that begin so."),
@@ -122,6 +129,7 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
      "With a pid namespace: pid 1 is an init of this name that reaps and forwards; without this record the payload is pid 1."),
     ("search", PROCESS, (("directory", "inside"),), "Where a command without a slash is looked for, in order."),
 
+    ("lead", COMMAND, (("text", "text"),), "Word that stands before the payload's arguments, whoever gives those."),
     ("argument", COMMAND, (("text", "text"),), "The payload's arguments; the first is the command. May be given to a stored plan instead."),
 
     ("end", END, (), "Last record; nothing may follow."),
