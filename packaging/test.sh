@@ -42,10 +42,19 @@ else
 	echo "test: in a copy, $work, because $tree belongs to somebody else"
 fi
 
+# with_automounts COMMAND...: root's automounter beside it, and a mount namespace that takes its mounts away
+with_automounts() {
+	unshare --mount true 2> /dev/null || { "$@"; return; }
+	# shellcheck disable=SC2016
+	unshare --mount --propagation slave sh -c '"$0" -B tests/odd/automounter.py "$1" $$ || true; shift; exec "$@"' \
+		"$python" "$work/root/automounts" "$@"
+}
+[ "$(id -u)" = 0 ] || with_automounts() { "$@"; }
+
 # No exec: the trap cleans up. Nothing of the caller's environment is needed, or wanted, in a test.
 status=0
 # shellcheck disable=SC2086,SC2016
-(cd "$work/tree" && $as_user env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
+(cd "$work/tree" && with_automounts $as_user env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
 	HOME="$work/home" TMPDIR="$work/tmp" DUNNAGE_WHEELS="$venv/wheels" \
 	DUNNAGE_ROOT_FIXTURES="$work/root" ${DUNNAGE_MUST_WORK:+DUNNAGE_MUST_WORK=$DUNNAGE_MUST_WORK} ${DUNNAGE_FUZZ_SECONDS:+DUNNAGE_FUZZ_SECONDS=$DUNNAGE_FUZZ_SECONDS} \
 	sh -c 'umask 022; make --no-print-directory build "PYTHON=$1" && shift && exec "$@"' sh \

@@ -251,6 +251,29 @@ def test_an_image_on_an_automount_keeps_receiving_mounts() -> None:
     assert b"trigger" in flags
 
 
+@requirement("UND-231")
+def test_automounts_that_cannot_arrive_inside_are_announced_with_the_remedy() -> None:
+    def warnings(options: str, flags: bytes = b"", point: bytes = b"/cvmfs") -> list[str]:
+        machine = Machine()
+        machine.host.dir(b"/cvmfs/atlas")
+        machine.mountinfo = ROOT_MOUNT + b"40 22 0:50 / " + point + b" rw" + flags + b" - autofs x rw\n"
+        return machine.compose(f"exec {options} IMAGE true").warnings
+
+    [warning] = warnings("-B /cvmfs")
+    assert "/cvmfs" in warning and "`mount --make-shared /cvmfs`" in warning
+    assert warnings("-B /cvmfs:/software", point=b"/cvmfs/atlas")
+    assert warnings("", point=b"/images/debian/cvmfs")
+    assert not warnings("-B /cvmfs", b" shared:3")
+    assert not warnings("-B /cvmfs", b" master:3")
+    assert not warnings("-B /cvmfs/atlas"), "it is mounted before the start"
+    assert not warnings("")
+    assert not warnings("-B /proc", point=b"/proc/sys/fs/binfmt_misc")
+    assert not warnings("", point=b"/tmp/somebody/cvmfs"), "nobody asked for /tmp by name"
+    [warning] = warnings("-B /cvmfs:/software:ro -B /data:/software/mine", b" shared:3")
+    assert "/software inside" in warning and "/software/mine" in warning
+    assert not warnings("-B /cvmfs/atlas:/software:ro -B /data:/software/mine", b" shared:3")
+
+
 # -- commands ----------------------------------------------------------------------------------
 
 @requirement("CLI-106", "CLI-10")

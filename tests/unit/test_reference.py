@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dunnage.errors import FAILED, DunnageError
+from dunnage.host.facts import MountTable
 from dunnage.host.tree import HostDisk
 from dunnage.image.reference import Reference, find
 from dunnage.messages import FORBIDDEN_PHRASES
@@ -16,7 +17,7 @@ requirement = pytest.mark.requirement
 
 
 def lookup(text: bytes, cwd: Path) -> Reference:
-    return find(text, os.fsencode(cwd), HostDisk())
+    return find(text, os.fsencode(cwd), HostDisk(), MountTable(b"", 0))
 
 
 def refusal(text: bytes, cwd: Path) -> DunnageError:

@@ -52,26 +52,25 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     start(wire.encode(prepared.composition.operations), call.launcher, call.fd)
 
 
-def prepare(call: Call, verb: bytes, options: Options, words: list[bytes]) -> Prepared:
+def prepare(call: Call, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
     """Look at the world once and compose; nothing is changed by it."""
     policy = site.read(options.config, dunnage.__path__[0].encode("utf-8", "surrogateescape"))
     host_facts = facts.gather()
+    if frozen:  # whoever starts it may have a terminal
+        host_facts.terminals = (0, 1, 2)
     host = HostDisk()
     if options.nv or options.rocm or policy.always_use_nv or policy.always_use_rocm:
         from dunnage.host import gpu
 
         host_facts.drivers = gpu.asked(options, policy, host)
-    image = reference.find(words[0], host_facts.cwd, host)
-    if host_facts.mounts.triggers(image.path):
-        host.trigger(image.path)
-        image = reference.find(words[0], host_facts.cwd, host)
+    image = reference.find(words[0], host_facts.cwd, host, host_facts.mounts)
     if options.env_file:
         from dunnage.cli import env_file
 
         options.env = env_file.read(options.env_file, host_facts.cwd) + options.env
     request = compose.Request(
         verb, call.name, words[1:], options, call.environment,
-        b"" if call.after == b"stale" else call.front, dunnage.__version__.encode(),
+        b"" if call.after == b"stale" else call.front, dunnage.__version__.encode(), frozen,
     )
     composition = compose.compose(request, policy, host_facts, host, image, DiskTree(image.path))
     composition.warnings[:0] = policy.warnings

@@ -17,7 +17,7 @@ class MountTable:
     maximum  fs.mount-max, 0 when it cannot be read
     """
 
-    __slots__ = ("_text", "count", "maximum", "autofs")
+    __slots__ = ("_text", "count", "maximum", "autofs", "private_autofs")
 
     def __init__(self, text: bytes, maximum: int) -> None:
         self._text = text
@@ -25,6 +25,8 @@ class MountTable:
         self.maximum = maximum
         # few hosts have any: do not take the others' tables apart
         self.autofs = tuple(self._points(b" - autofs ")) if b" - autofs " in text else ()
+        # from these nothing that is mounted later arrives in a container (UND-231)
+        self.private_autofs = tuple(self._points(b" - autofs ", private=True)) if self.autofs else ()
 
     def below(self, path: bytes) -> tuple[bytes, ...]:
         """Mount points below `path`, not `path` itself."""
@@ -42,8 +44,11 @@ class MountTable:
         prefix = path.rstrip(b"/") + b"/"
         return self.triggers(path) or any(point.startswith(prefix) for point in self.autofs)
 
-    def _points(self, having: bytes) -> list[bytes]:
-        return [_decode(line.split(b" ", 5)[4]) for line in self._text.split(b"\n") if line and having in line]
+    def _points(self, having: bytes, private: bool = False) -> list[bytes]:
+        return [
+            _decode(line.split(b" ", 5)[4]) for line in self._text.split(b"\n")
+            if line and having in line and not (private and (b" shared:" in line or b" master:" in line))
+        ]
 
 
 class HostFacts:

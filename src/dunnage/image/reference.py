@@ -8,6 +8,7 @@ from dunnage.messages import errno_name, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dunnage.host.facts import MountTable
     from dunnage.host.tree import HostDisk
 
 UNPACKED = "/cvmfs/unpacked.cern.ch"
@@ -35,8 +36,8 @@ class Reference:
         return self.spelled.rsplit(b"/", 1)[1] or b"/"
 
 
-def find(text: bytes, cwd: bytes, host: HostDisk) -> Reference:
-    """DunnageError unless `text` names a directory that this account may enter."""
+def find(text: bytes, cwd: bytes, host: HostDisk, mounts: MountTable) -> Reference:
+    """DunnageError unless `text` names a directory that this account may enter. An automount there happens now."""
     if not text:
         raise _cannot_open(text, "ENOENT", "the name is empty", "give the path of an unpacked image, or /")
     form = _remote_form(text)
@@ -45,6 +46,9 @@ def find(text: bytes, cwd: bytes, host: HostDisk) -> Reference:
     given = text if text.startswith(b"/") else cwd.rstrip(b"/") + b"/" + text
     try:
         path, kind, device, inode = host.locate(given)
+        if mounts.triggers(path):
+            host.trigger(path)
+            path, kind, device, inode = host.locate(given)
     except OSError as error:
         raise _unreachable(text, given, error) from None
     if kind != "dir":
@@ -100,6 +104,9 @@ def _unreachable(text: bytes, given: bytes, error: OSError) -> DunnageError:
             fix += "; is CVMFS mounted on this machine?"
     elif name == "ENOTDIR":
         why, fix = "a part of the path is not a directory", "check the spelling"
+    elif name == "ELOOP":
+        why = "links lead round in a circle, or an automount did not happen"
+        fix = f"try `ls {escape(given)}` on the host"
     else:
         why, fix = "it cannot be reached", "check the permissions and the length of the path"
     return _cannot_open(text, name, why, fix)

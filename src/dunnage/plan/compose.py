@@ -5,7 +5,7 @@ from dunnage.errors import DunnageError
 from dunnage.image.directory import executable, follow, is_dir, is_file, read
 from dunnage.messages import escape
 from dunnage.plan import defaults, environment, identity, underlay
-from dunnage.plan.mounts import Image, Underlay
+from dunnage.plan.mounts import HOSTFS, Image, Underlay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,14 +36,15 @@ class Request:
     words        what stands after the image
     environment  the caller's
     front        path of the front for a second try, empty when there is none
+    frozen       the plan will be stored, and perhaps started with another command
     version      of Dunnage
     """
 
-    __slots__ = ("verb", "name", "words", "options", "environment", "front", "version")
+    __slots__ = ("verb", "name", "words", "options", "environment", "front", "version", "frozen")
 
     def __init__(
         self, verb: bytes, name: bytes, words: list[bytes], options: Options, environment: dict[bytes, bytes],
-        front: bytes, version: bytes,
+        front: bytes, version: bytes, frozen: bool = False,
     ) -> None:
         self.verb = verb
         self.name = name
@@ -52,6 +53,7 @@ class Request:
         self.environment = environment
         self.front = front
         self.version = version
+        self.frozen = frozen
 
     @property
     def foreign(self) -> bool:
@@ -104,11 +106,13 @@ def compose(
     )
     strategy = "binds" if policy.enable_overlay == "no" else options.underlay_strategy
     placement = underlay.place(image, wanted.mounts, host, Underlay(strategy), 1)
+    if facts.mounts.autofs:
+        _automounts(facts, image, placement, warnings)
     _within_budget(placement, facts, warnings)
 
     settled = _environment(request, reference, wanted, placement, warnings)
     command = _command(request, tree, wanted, host, warnings)
-    settings, arguments = _with_scripts(request, tree, settled, command, notes)
+    settings, final = _with_scripts(request, tree, settled, command, notes)
 
     operations: list[Operation] = [
         (b"dunnage-plan", FORMAT),
@@ -139,7 +143,7 @@ def compose(
     if pid and not options.no_init:
         operations.append((b"init", b"appinit" if request.foreign else b"dunnage-init"))
     operations += [(b"search", directory) for directory in settled.search]
-    operations += [(b"argument", argument) for argument in arguments]
+    operations += final
     operations.append((b"end",))
     return Composition(
         operations, namespaces, wanted, placement, settled, command,
@@ -173,6 +177,31 @@ def _namespaces(options: Options, policy: SitePolicy) -> list[bytes]:
             "shorten it",
         )
     return names
+
+
+def _automounts(facts: HostFacts, image: Image, placement: Placement, warnings: list[str]) -> None:
+    """UND-231. What is named below one was mounted for us; not so what the payload looks for by itself."""
+    shown = [(b"/", image.path)] + [
+        (resolved.inside, resolved.mount.path) for resolved in placement.resolved
+        if resolved.mount.origin == "host" and not resolved.skipped
+        and (resolved.mount.explicit or resolved.mount.layer == HOSTFS)
+    ]
+    for point in facts.mounts.private_autofs:
+        if any((point + b"/").startswith(path + b"/") for _, path in shown) and not any(  # "/" names none of them
+            point.startswith(tree + b"/") for tree in defaults.KERNEL_TREES
+        ):
+            place = escape(point)
+            warnings.append(
+                f"nothing will be mounted on demand below {place} inside: the host mounts it private; "
+                f"as root: `mount --make-shared {place}`"
+            )
+    for opened in placement.opened:
+        inside, path = max(each for each in shown if (opened.inside + b"/").startswith(each[0].rstrip(b"/") + b"/"))
+        if path.rstrip(b"/") + opened.inside[len(inside.rstrip(b"/")):] in facts.mounts.autofs:
+            warnings.append(
+                f"nothing will be mounted on demand in {escape(opened.inside)} inside: it lacks "
+                f"{escape(opened.missing)} and shows what is mounted now; bind what else you need by name"
+            )
 
 
 def _generated_files(
@@ -288,18 +317,23 @@ def _runs(path: bytes, tree: Tree, wanted: Wanted, host: Host) -> bool:
 
 def _with_scripts(
     request: Request, tree: Tree, settled: Environment, command: list[bytes], notes: list[str],
-) -> tuple[list[Operation], list[bytes]]:
-    """Environment operations and arguments: the command itself, or the image's shell on the way to it."""
+) -> tuple[list[Operation], list[Operation]]:
+    """Environment operations and those of the command: itself, or the image's shell on the way to it."""
     operations = settled.operations()
+    arguments: list[Operation] = [(b"argument", word) for word in command]
     files = _environment_scripts(tree, notes)
     if not files:
-        return operations, command
+        return operations, arguments
     if not executable(tree, SHELL):
         notes.append("the image's environment scripts are left out: it has no /bin/sh")
-        return operations, command
+        return operations, arguments
     from dunnage.plan import scripts
 
-    return scripts.wrap(files, settled, command, request.foreign, request.options.level)
+    known = [] if request.frozen else command
+    operations, words = scripts.wrap(files, settled, known, request.foreign, request.options.level)
+    if request.frozen:
+        return operations, [(b"lead", word) for word in words] + arguments
+    return operations, [(b"argument", word) for word in words]
 
 
 def _environment_scripts(tree: Tree, notes: list[str]) -> list[bytes]:
