@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from containers.features import need
 
 TOP = Path(__file__).resolve().parents[2]
