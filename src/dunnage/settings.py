@@ -145,29 +145,37 @@ ACTION_LETTERS = {
 }
 
 ACTIONS = (b"exec", b"run", b"shell")
-PLANNING = (*ACTIONS, b"explain")
+PLANNING = (*ACTIONS, b"freeze", b"explain")
 
 # What one verb knows beyond ACTION, or beyond --help.
 OWN: dict[bytes, dict[bytes, Row]] = {
     b"shell": {b"shell": (VALUE, "shell", (b"SHELL",))},
-    b"explain": {b"json": (FLAG, "json", ()), b"plan": (FLAG, "plan", ()), b"shell": (VALUE, "shell", (b"SHELL",))},
+    b"freeze": {
+        b"output": (VALUE, "output", ()), b"force": (FLAG, "force", ()), b"from": (VALUE, "text", ()),
+        b"pass": (LIST, "passed", ()),
+    },
+    b"explain": {
+        b"json": (FLAG, "json", ()), b"plan": (FLAG, "plan", ()), b"frozen": (FLAG, "frozen", ()),
+        b"shell": (VALUE, "shell", (b"SHELL",)),
+    },
     b"check": {
         b"profile": (VALUE, "profile", ()), b"json": (FLAG, "json", ()), b"strict": (FLAG, "strict", ()),
     },
 }
-OWN_LETTERS = {b"shell": {b"s": b"shell"}}
+OWN_LETTERS = {b"shell": {b"s": b"shell"}, b"freeze": {b"o": b"output"}}
 
 # Verb: (module, words needed after the options, words allowed or None).
 VERBS: dict[bytes, tuple[str, int, int | None]] = {
     b"exec": ("dunnage.cli.exec", 2, None),
     b"run": ("dunnage.cli.exec", 1, None),
     b"shell": ("dunnage.cli.exec", 1, None),
+    b"freeze": ("dunnage.cli.freeze", 0, None),
     b"explain": ("dunnage.cli.explain", 1, None),
     b"check": ("dunnage.cli.check", 0, 0),
     b"help": ("dunnage.cli.help", 0, 1),
     b"version": ("dunnage.cli.version", 0, 0),
 }
-NATIVE = (b"explain", b"check")  # only under the name dunnage (CLI-01)
+NATIVE = (b"freeze", b"explain", b"check")  # only under the name dunnage (CLI-01)
 
 # Known names whose work this version does not do (FLG-50..52).
 LATER = (

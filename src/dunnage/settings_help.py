@@ -18,6 +18,12 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "open a shell inside an image",
         "Runs --shell, else /bin/bash, else /bin/sh of the image.",
     ),
+    b"freeze": (
+        "-o PLAN [options] IMAGE [COMMAND [ARGUMENT...]]",
+        "store the plan of an exec, to be started later without Python",
+        "`dunnage-launch PLAN` starts it, `dunnage-launch PLAN -- COMMAND [ARGUMENT...]` another command in it. "
+        "The answer is the first of these with the launcher's path.",
+    ),
     b"explain": (
         "[exec|run|shell] [options] IMAGE [COMMAND [ARGUMENT...]]",
         "show what a launch would mount where, and why",
@@ -94,9 +100,16 @@ GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
         b"underlay-strategy": ("WORD", "auto, binds or overlay"),
         b"mount-api": ("WORD", "auto or classic; for tests and broken kernels"),
     }),
+    ("Storing", {
+        b"output": ("PLAN", "file for the plan; mode 0600, written whole or not at all"),
+        b"force": ("", "replace it if it exists"),
+        b"pass": ("LIST", "variables to take from whoever starts the plan, also with --cleanenv"),
+        b"from": ("FILE", "store this plan in text form instead (- is standard input)"),
+    }),
     ("Output", {
         b"json": ("", "one JSON document on standard output"),
         b"plan": ("", "the records of the plan, one a line, as the launcher gets them"),
+        b"frozen": ("", "the same of a stored plan, which is given in place of IMAGE"),
         b"profile": ("NAME", "check what this experiment needs: wlcg, atlas, cms, lhcb, alice or osg"),
         b"strict": ("", "exit status 1 for warnings too"),
         b"help": ("", "show this help"),

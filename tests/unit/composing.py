@@ -95,8 +95,10 @@ class Machine:
             MountTable(self.mountinfo, self.maximum), self.terminals, self.account, b"nameserver 192.0.2.1\n",
         )
         facts.drivers = self.drivers
-        verb = (options.action or b"exec") if verb == b"explain" else verb
-        request = Request(verb, name, rest[1:], options, self.environment, self.front, b"0.1")
+        frozen = verb == b"freeze"
+        verb = (options.action or b"exec") if verb in (b"explain", b"freeze") else verb
+        front = b"" if frozen else self.front
+        request = Request(verb, name, rest[1:], options, self.environment, front, b"0.1", frozen)
         reference = Reference(rest[0], b"/images/debian", b"/images/debian", 7, 2)
         composition = compose(request, self.policy, facts, self.host, reference, self.image)
         check(composition.operations)

@@ -25,6 +25,12 @@ CLASSES = {
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
     """DunnageError for whatever would keep the launch from starting, as far as a plan can tell."""
+    if options.frozen:
+        from dunnage.plan.wire import describe
+        from dunnage.run import stored
+
+        answer(describe(stored.read(words[0])))
+        return 0
     action = options.action or (b"exec" if len(words) > 1 else b"run")
     prepared = prepare(call, action, options, words)
     if options.plan:

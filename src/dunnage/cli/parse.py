@@ -29,6 +29,10 @@ class Options:
     action        verb that `explain` explains, exec by default
     json          machine-readable answer
     plan          of `explain`: the plan's records, a line each
+    frozen        of `explain`: the same of a stored plan
+    output, force of `freeze`: file for the plan; it may exist
+    text          of `freeze`: file with a plan in text form, or empty
+    passed        of `freeze`: names of variables to take from whoever starts the plan
     profile, strict   of `check`
 
     binds         list of Bind: --bind and --mount in the order given, then their twins
@@ -57,10 +61,11 @@ class Options:
 
     __slots__ = (
         "help", "version", "silent", "quiet", "verbose", "debug", "nocolor", "level", "config", "verb", "action",
-        "json", "plan", "profile", "strict", "binds", "home", "no_mount", "workdir", "scratch", "cwd", "contain",
-        "containall", "ipc", "pid", "uts", "net", "userns", "cleanenv", "no_pid", "no_init", "no_umask", "no_home",
-        "hostname", "network", "env", "env_file", "no_env", "nv", "rocm", "no_nv", "no_rocm", "shell", "underlay",
-        "underlay_strategy", "mount_api", "origins", "warnings", "notes",
+        "json", "plan", "frozen", "output", "force", "text", "passed", "profile", "strict", "binds", "home",
+        "no_mount", "workdir", "scratch", "cwd", "contain", "containall", "ipc", "pid", "uts", "net", "userns",
+        "cleanenv", "no_pid", "no_init", "no_umask", "no_home", "hostname", "network", "env", "env_file", "no_env",
+        "nv", "rocm", "no_nv", "no_rocm", "shell", "underlay", "underlay_strategy", "mount_api", "origins", "warnings",
+        "notes",
     )
 
     def __init__(self) -> None:
@@ -69,7 +74,9 @@ class Options:
         self.config = b""
         self.verb = b""
         self.action = b"exec"
-        self.json = self.plan = self.strict = False
+        self.json = self.plan = self.frozen = self.force = self.strict = False
+        self.output = self.text = b""
+        self.passed: list[bytes] = []
         self.profile = b""
         self.binds: list[Bind] = []
         self.home: Bind | None = None

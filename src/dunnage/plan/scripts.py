@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dunnage.plan.environment import Environment, Operation
 
 WAITING = b"DUNNAGE_SET_"
+ANY = b"\0"  # in place of a command that is not known yet: that of a stored plan can be another one
 CONVERTED = b"/10-docker2singularity.sh"  # only images that were OCI images have it
 
 # assigning to one of these ends some shells
@@ -52,6 +53,16 @@ IFS=$dunnage_ifs; set +f
 [ -n "$dunnage_found" ] || { printf '%%s\\n' %(missing)s >&2; exit 255; }"""
 
 
+_CHECK_ANY = b"""\
+case $1 in
+*/*)
+%s
+;;
+*)
+%s
+;;
+esac"""
+
 # The names are plain ones (_settable), so that eval sees nothing but names.
 _SETTLE = b"""\
 for dunnage_name in %s; do
@@ -64,7 +75,8 @@ def wrap(
 ) -> tuple[list[Operation], list[bytes]]:
     """Environment operations and the arguments that run `scripts`, settle the environment and become `command`.
 
-    What the launcher would say of a command that cannot be run, the shell has to say here.
+    What the launcher would say of a command that cannot be run, the shell has to say here. Without `command` the
+    arguments are for any that is put behind them.
     """
     later: dict[bytes, bytes] = {}
     direct: dict[bytes, bytes] = dict(environment.values)
@@ -81,15 +93,17 @@ def wrap(
     for name in (b"PATH", b"LD_LIBRARY_PATH"):
         assign += _extend(name, later)
 
-    early, missing, refused = _messages(command[0], foreign)
+    if command:
+        check = _check(command[0], b"/" in command[0], foreign)
+    else:
+        check = _CHECK_ANY % (_check(ANY, True, foreign), _check(ANY, False, foreign))
+    warning = "WARNING: " if foreign else "dunnage: warning: "
     frame = {
         b"source": b"\n".join(b". %s" % quoted(script) for script in scripts),
         b"assign": b"\n".join(assign),
-        b"check": (_CHECK_PATH if b"/" in command[0] else _CHECK_NAME) % {
-            b"command": quoted(command[0]), b"missing": quoted(missing), b"refused": quoted(refused),
-        },
+        b"check": check,
         b"warn": b"dunnage_early\n" if level >= QUIET else b"",
-        b"early": quoted(early),
+        b"early": quoted(f"{warning}an environment script of the image ended early".encode()),
     }
     operations = list(environment.passing)
     operations += [(b"env-set", name, value) for name, value in direct.items()]
@@ -97,22 +111,20 @@ def wrap(
     return operations, [b"/bin/sh", b"-c", _FRAME % frame, b"sh", *command]
 
 
-def _messages(command: bytes, foreign: bool) -> tuple[bytes, bytes, bytes]:
-    """Finished lines: a script ended early; no such command; it cannot be executed (CLI-37, CLI-39)."""
-    shown = escape(command)
-    early = "an environment script of the image ended early"
+def _check(command: bytes, by_path: bool, foreign: bool) -> bytes:
+    """Is there such a command, and can it be executed? With finished lines if not (CLI-37, CLI-39)."""
+    shown = escape(command) if command != ANY else "\0"
     if foreign:
-        warning, fatal, error = "WARNING: ", "FATAL:   ", "error: "
-        nowhere = f'"{shown}": executable file not found in $PATH'
+        fatal, error, nowhere = "FATAL:   ", "error: ", f'"{shown}": executable file not found in $PATH'
     else:
-        warning, fatal, error = "dunnage: warning: ", "dunnage: ", ""
-        nowhere = f"cannot execute {shown}: it is not in the container's PATH"
-    missing = f"cannot execute {shown}: {error}ENOENT" if b"/" in command else nowhere
+        fatal, error, nowhere = "dunnage: ", "", f"cannot execute {shown}: it is not in the container's PATH"
+    missing = f"cannot execute {shown}: {error}ENOENT" if by_path else nowhere
     refused = f"cannot execute {shown}: {error}EACCES"
-    return (
-        (warning + early).encode(), (fatal + guard(missing, FORBIDDEN_PHRASES)).encode(),
-        (fatal + guard(refused, FORBIDDEN_PHRASES)).encode(),
-    )
+    words = [command] + [(fatal + guard(text, FORBIDDEN_PHRASES)).encode() for text in (missing, refused)]
+    command, missed, refusal = (quoted(word).replace(ANY, b"'\"$1\"'") for word in words)
+    return (_CHECK_PATH if by_path else _CHECK_NAME) % {
+        b"command": command, b"missing": missed, b"refused": refusal,
+    }
 
 
 def quoted(text: bytes) -> bytes:
