@@ -24,6 +24,7 @@ help:
 	@echo 'make test       install what is missing and run the tests, as an unprivileged user; TESTS=PATH for some of them'
 	@echo 'make test-all   the same with the tests that take minutes'
 	@echo 'make lint       ruff, mypy --strict and the static analyser of gcc'
+	@echo 'make requirements   write docs/requirements.md anew from the marks in the tests'
 	@echo 'make bench      compare speed and memory with the runtimes installed here'
 	@echo 'make fuzz       feed damaged plans to the launcher built with sanitizers, for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR for packagers); make uninstall removes it again'
@@ -60,6 +61,10 @@ lint:
 	@packaging/setup.sh build test
 	@venv=$$(packaging/venv.sh) && "$$venv/bin/ruff" check --cache-dir "$$venv/ruff" . && "$$venv/bin/mypy" --cache-dir "$$venv/mypy"
 	@$(MAKE) --no-print-directory -C launcher analyze
+
+requirements:
+	@'$(PYTHON)' tests/requirements.py
+	@echo 'requirements: docs/requirements.md is made'
 
 bench: build
 	@packaging/setup.sh build bench
