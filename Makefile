@@ -16,7 +16,7 @@ INTO := $(DESTDIR)$(PREFIX)
 MAN := $(wildcard docs/man/*.1)
 RUN_TESTS := packaging/test.sh -n 2 --dist loadgroup
 
-.PHONY: help build demo test test-all lint bench fuzz install uninstall clean setup launcher
+.PHONY: help build demo test test-all lint requirements bench fuzz install uninstall clean setup launcher
 
 help:
 	@echo 'make build      compile the launcher, byte-compile the package; launcher/build/dunnage then works in place'
@@ -24,7 +24,7 @@ help:
 	@echo 'make test       install what is missing and run the tests, as an unprivileged user; TESTS=PATH for some of them'
 	@echo 'make test-all   the same with the tests that take minutes'
 	@echo 'make lint       ruff, mypy --strict and the static analyser of gcc'
-	@echo 'make requirements   write docs/requirements.md anew from the marks in the tests'
+	@echo 'make requirements  write docs/requirements.md anew from the marks in the tests'
 	@echo 'make bench      compare speed and memory with the runtimes installed here'
 	@echo 'make fuzz       feed damaged plans to the launcher built with sanitizers, for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR for packagers); make uninstall removes it again'
