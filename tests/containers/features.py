@@ -97,6 +97,11 @@ def _keyrings() -> str | None:
     return None if done >= 0 else "keyctl: " + errno.errorcode.get(ctypes.get_errno(), "unknown architecture")
 
 
+@probe("gcc")
+def _gcc() -> str | None:
+    return None if shutil.which("gcc") else "it is not installed"
+
+
 @probe("sanitizers")
 def _sanitizers() -> str | None:
     compiler = shutil.which("gcc")

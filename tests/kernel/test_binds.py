@@ -79,7 +79,7 @@ def test_names_of_any_bytes(front: Front, image: Path, host: Path, name: bytes) 
     assert done.well().raw == b"found\n" + name + b"\n" + b"found\n"
 
 
-@pytest.mark.requirement("CLI-84", "CLI-86", "CLI-87", "CLI-93", "CLI-96", "CLI-39", "CLI-26")
+@pytest.mark.requirement("CLI-84", "CLI-86", "CLI-87", "CLI-93", "CLI-96", "CLI-39", "CLI-26", "UND-145", "UND-160")
 @pytest.mark.parametrize(("options", "text"),
                          [(["-B", "a:relative"], "absolute"), (["-B", "a:/x:nonsense"], "nonsense"),
                           (["-B", "a:/x:ro:rw"], "ro:rw"), (["-B", ":/x"], "/x"), (["-B", "none:/x"], "source"),
@@ -234,7 +234,8 @@ def test_hundred_at_once(front: Front, image: Path, host: Path) -> None:
 # ---- nesting ----
 
 @pytest.mark.slow
-@pytest.mark.requirement("UND-51", "UND-240", "CLI-120", "CLI-121", "CLI-122", "UND-P43", "UND-P33", "UND-P11")
+@pytest.mark.requirement("UND-51", "UND-240", "CLI-120", "CLI-121", "CLI-122", "CLT-26")
+@pytest.mark.requirement("UND-P16", "UND-P33", "UND-P43")
 @pytest.mark.parametrize("options", [[], ["-c"], ["--pid"], ["-C"]], ids=" ".join)
 def test_four_levels(dunnage: Front, host: Path, options: list[str], payload: Path) -> None:
     """Each level binds one file of its own into a large directory; the image is what the level before sees as /."""
@@ -265,7 +266,7 @@ def test_binds_of_the_outer_container_are_bound_again(dunnage: Front, image: Pat
     assert done.well().lines == ["a", "b"]
 
 
-@pytest.mark.requirement("CLI-112")
+@pytest.mark.requirement("CLI-112", "UND-P59")
 def test_image_through_a_link_that_moves(dunnage: Front, image: Path, host: Path) -> None:
     """A tag: resolved once, the job stays on its version."""
     tag = host / "latest"

@@ -123,7 +123,7 @@ def test_missing_target_gate_of_ospool(singularity: Front, shelled: Path, site: 
     assert not (shelled / "doesnotexist").exists()
 
 
-@pytest.mark.requirement("CLT-20", "CLT-21", "CLI-80", "CLI-85", "CLI-56", "CLI-18")
+@pytest.mark.requirement("CLT-20", "CLT-21", "CLT-22", "CLI-80", "CLI-85", "CLI-56", "CLI-18")
 @pytest.mark.parametrize("name", ["apptainer", "singularity"])
 def test_gate_of_lhcb(request: pytest.FixtureRequest, name: str, shelled: Path, site: Path) -> None:
     """Both streams together are the real working directory, and nothing else; PWD lies or is missing."""
@@ -154,7 +154,7 @@ def test_wrapper_of_cms(singularity: Front, shelled: Path, site: Path) -> None:
         assert (site / "job/result").read_text() == "out\n"
 
 
-@pytest.mark.requirement("CLT-16", "CLT-17", "CLI-35")
+@pytest.mark.requirement("CLT-15", "CLT-16", "CLT-17", "CLI-35")
 def test_payload_of_atlas(apptainer: Front, shelled: Path, site: Path) -> None:
     """Verbose, a whole /home, storage and /cvmfs that the image lacks; no verdict of the pilot's on stderr."""
     work = site / "job/PanDA_Pilot-1"
@@ -238,7 +238,7 @@ def test_nohup_works_and_python_leaves_no_trace(front: Front, image: Path, optio
     assert done.well().lines[:2] == ["ignored=1, blocked= alarm=0", "0:char 1:fifo 2:fifo "]
 
 
-@pytest.mark.requirement("HRD-13", "HRD-11", "CLI-51")
+@pytest.mark.requirement("HRD-10", "HRD-11", "HRD-13", "CLI-51", "ATK-04")
 @pytest.mark.parametrize("options", [[], ["--pid"], ["-C"]])
 def test_descriptors_of_the_caller_and_no_others(front: Front, image: Path, options: list[str]) -> None:
     """-C closes even those (ATK-04)."""

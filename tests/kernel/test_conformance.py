@@ -9,7 +9,7 @@ import pytest
 
 from cases.conformance import Case, read_cases
 from containers.binds import MODES, Planned, case_mounts
-from containers.features import ROOT_FIXTURES, need
+from containers.features import ROOT_FIXTURES, lacks, need
 from containers.images import conformance_trees
 from containers.launch import TIMEOUT, Launcher
 from dunnage.errors import DunnageError
@@ -82,9 +82,11 @@ def test_case(launcher: Launcher, trees: Path, case: Case, mode: str) -> None:
     planned = Planned(image, case_mounts(trees, case.binds), command, mode)
     printed, mounts = outcome(launcher, planned)
     assert printed == case.prints
-    assert mounts == planned.visible
     assert planned.placement.mounts <= case.mounts[mode.split(",")[0]]
     assert bool(planned.placement.warnings) == case.warns
+    if lacks("overlay in user namespaces"): # the launcher then takes binds where the plan prefers an overlay (UND-181)
+        planned = Planned(image, case_mounts(trees, case.binds), command, "binds")
+    assert mounts == planned.visible
 
 
 @pytest.mark.requirement("UND-50", "UND-120")

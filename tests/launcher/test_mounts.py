@@ -140,7 +140,7 @@ def test_host_root_as_image_does_not_show_the_scratch(launcher: Launcher, payloa
 
 # ---- scratch, session, generated, private ----
 
-@pytest.mark.requirement("UND-120")
+@pytest.mark.requirement("UND-120", "UND-P26")
 def test_first_usable_place_becomes_the_scratch(run: Run, tmp_path: Path, way: str) -> None:
     (tmp_path / "link").symlink_to("/tmp")
     (tmp_path / "file").touch()
@@ -205,7 +205,8 @@ ROOT_POINTS = "point-dir 0 755 new\npoint-file 0 444 newfile\npoint-dir 0 755 a\
 ROOT_MOUNTS = "attach 1 dir '' 0 /new\nattach 2 file '' 0 /newfile\nattach 3 dir '' 0 /a/b\nseal 0"
 
 
-@pytest.mark.requirement("UND-171", "UND-175", "UND-207", "UND-208", "UND-P02", "ATK-44")
+@pytest.mark.requirement("UND-171", "UND-172", "UND-175", "UND-180", "UND-207", "UND-208", "ATK-44")
+@pytest.mark.requirement("UND-P01", "UND-P02", "UND-P04")
 @pytest.mark.parametrize("strategy", ["binds", "overlay"])
 def test_opened_root_shows_the_image_and_the_points(run: Run, image: Path, host: Path, way: str, strategy: str) -> None:
     if strategy == "overlay":
@@ -228,7 +229,7 @@ def test_opened_root_shows_the_image_and_the_points(run: Run, image: Path, host:
     assert tree_of(image) == before
 
 
-@pytest.mark.requirement("UND-174", "UND-207", "UND-312", "UND-56")
+@pytest.mark.requirement("UND-174", "UND-180", "UND-207", "UND-304", "UND-305", "UND-312", "UND-P03")
 @pytest.mark.parametrize("strategy", ["binds", "overlay"])
 def test_opened_directory_below_an_unopened_root(run: Run, image: Path, host: Path, way: str, strategy: str) -> None:
     if strategy == "overlay":
@@ -314,10 +315,11 @@ def test_every_kind_of_entry_is_taken_over(run: Run, host: Path, way: str, paylo
     done = run(["/bin/payload",
                 *" + ".join(["stat /opt/fifo", "stat /opt/socket", "stat /opt/locked", "ls /opt/locked",
                              "try read /opt/secret", "readlink /opt/absolute", "readlink /opt/empty"]).split(),
-                *(word for name in names for word in ("+", "cat", b"/opt/" + name))],
-               mechanism=way, objects=[source(1, odd, "ro"), source(2, host / "dir")], root="stage 0\nstage 1\nroot 0",
-               placing="attach 1 dir '' 0 /opt\nopen 0 1 '' binds none 755 1 0 0 /opt\n"
-                       "point-dir 0 755 missing\nfill 0\nattach 2 dir '' 0 /opt/missing\nseal 0")
+                *(word for name in names for word in ("+", "cat", b"/opt/" + name))], mechanism=way,
+               objects=[source(1, odd, "ro"), source(2, host / "dir")], root="stage 0\nstage 1\nroot 0",
+               placing="attach 1 dir '' 0 /opt\nopen 0 1 '' binds none 755 1 0 0 /opt\npoint-dir 0 755 missing\n"
+                       "fill 0\n"
+                       "attach 2 dir '' 0 /opt/missing\nseal 0")
     lines = done.well().raw.split(b"\n", 7)
     assert [line.split()[0] for line in lines[:3]] == [b"fifo", b"socket", b"dir"]
     assert lines[3:7] == [b"EACCES", b"EACCES", b"/etc/passwd", b"no" * 1000]
@@ -329,7 +331,8 @@ def test_directory_that_cannot_be_listed(run: Run, host: Path) -> None:
     """Not the user's own: those the launcher may list in its namespace, whatever their mode is."""
     done = run("echo started", objects=[source(1, "/root", "ro")], root="stage 0\nstage 1\nroot 0",
                placing="attach 1 dir '' 0 /opt\nopen 0 1 '' binds none 755 1 0 0 /opt\npoint-dir 0 755 new\n"
-                       "fill 0\nseal 0")
+                       "fill 0\n"
+                       "seal 0")
     done.refused("cannot mount /opt: EACCES on listing the directory")
 
 
@@ -371,8 +374,8 @@ def test_crowded_directory(run: Run, host: Path, way: str) -> None:
                             *operations(f"scratch-place /tmp\nscratch 1048576 {inodes}")],
                    root="stage 0\nstage 1\nroot 0",
                    placing=f"attach 1 dir '' 0 /opt\nopen 0 1 '' {strategy} none 755 1 0 0 /opt\n"
-                             "point-file 0 444 missing\nfill 0\nattach 2 file '' 0 /opt/missing\nmount-proc /proc\n"
-                             "seal 0")
+                           "point-file 0 444 missing\nfill 0\nattach 2 file '' 0 /opt/missing\nmount-proc /proc\n"
+                           "seal 0")
         assert len(done.well().lines[0].split()) == 1001
         assert len(done.lines) - 1 == {"overlay": 5, "binds": 1005}[strategy]
 
@@ -404,13 +407,14 @@ def test_point_that_is_not_as_planned(run: Run, host: Path, way: str, kind: str,
     done.refused(f"dunnage: cannot mount {point}: ", " (asked for by host:box)")
 
 
+@pytest.mark.requirement("UND-206", "UND-P25", "UND-P64")
 def test_one_source_under_another_in_every_mixture_of_flags(run: Run, host: Path, way: str) -> None:
     """Each keeps its own flag, whatever lies below or above it (UND-206)."""
     done = run("try create /opt/a + try create /opt/sub/b + try create /mnt/c + try create /mnt/sub/d", mechanism=way,
                objects=[source(1, host / "dir"), source(2, host / "dir/sub", "ro"), source(3, host / "dir", "ro"),
                         source(4, host / "dir/sub")],
-               placing="attach 1 dir '' 0 /opt\nattach 2 dir '' 0 /opt/sub\n"
-                       "attach 3 dir '' 0 /mnt\nattach 4 dir '' 0 /mnt/sub")
+               placing="attach 1 dir '' 0 /opt\nattach 2 dir '' 0 /opt/sub\nattach 3 dir '' 0 /mnt\n"
+                       "attach 4 dir '' 0 /mnt/sub")
     assert done.well().lines == ["ok", "EROFS", "EROFS", "ok"]
 
 
@@ -421,8 +425,7 @@ def test_many_sources_with_few_descriptors(run: Run, host: Path, way: str) -> No
                      for number in range(count))
     done = run("cat /mnt/d0/y + cat /mnt/d299/sub/x + limits", mechanism=way,
                objects=[source(1 + number, host / "dir", "ro") for number in range(count)],
-               placing="mount-tmpfs 755 65536 400 /mnt\n" + points,
-               wrap=["prlimit", "--nofile=100:100"])
+               placing="mount-tmpfs 755 65536 400 /mnt\n" + points, wrap=["prlimit", "--nofile=100:100"])
     assert done.well().lines[:2] == ["y", "s"]
     assert "files=100,100" in done.lines[2]
 
@@ -448,7 +451,7 @@ def test_things_are_made_nowhere_else(run: Run, image: Path, host: Path, what: s
     assert tree_of(host) + tree_of(image) == before
 
 
-@pytest.mark.requirement("UND-193", "UND-208")
+@pytest.mark.requirement("UND-193", "UND-195", "UND-208", "UND-309")
 def test_points_in_a_writable_bind(run: Run, host: Path, way: str) -> None:
     done = run("cat /opt/sub/new/y + cat /opt/newfile", mechanism=way,
                objects=[source(1, host / "dir"), source(2, host / "dir", "ro"), source(3, host / "file")],
@@ -494,7 +497,7 @@ def test_point_that_cannot_be_made_in_the_bind(run: Run, host: Path, what: str) 
 
 # ---- kernel file systems ----
 
-@pytest.mark.requirement("UND-221")
+@pytest.mark.requirement("UND-124", "UND-221")
 def test_new_proc_shows_the_new_processes_only(run: Run, way: str) -> None:
     need("new proc")
     done = run("ls /proc + cat /proc/1/comm + pid", mechanism=way, namespaces="user,mount,pid",
@@ -505,7 +508,7 @@ def test_new_proc_shows_the_new_processes_only(run: Run, way: str) -> None:
     assert lines[2].startswith("1 0 ")
 
 
-@pytest.mark.requirement("UND-222", "UND-223", "UND-53")
+@pytest.mark.requirement("UND-222", "UND-223", "UND-53", "UND-P28", "UND-P29")
 def test_new_proc_where_the_old_one_is_masked(run: Run, way: str) -> None:
     need("new proc")
     done = run("echo started", mechanism=way, namespaces="user,mount,pid", uid=0, gid=0, placing="mount-proc /proc",
@@ -560,7 +563,7 @@ def test_payload_cannot_uncover_what_a_mount_hides(run: Run, host: Path, way: st
     assert done.well().lines == ["EPERM"] * 4 + ["ok", "EINVAL", "EPERM", "EINVAL", "", "", "EROFS"]
 
 
-@pytest.mark.requirement("UND-58", "UND-203", "UND-P46", "ATK-38")
+@pytest.mark.requirement("UND-58", "UND-108", "UND-203", "UND-P46", "UND-P60", "UND-P69", "ATK-38")
 def test_locked_flags_are_kept_and_read_only_reaches_submounts(run: Run, host: Path, way: str) -> None:
     script = (f"mount -t tmpfs -o nosuid,nodev,noexec,noatime none {host}/dir && mkdir {host}/dir/inner && "
               f"mount -t tmpfs -o nosuid,nodev,noexec,noatime none {host}/dir/inner && exec \"$@\"")
@@ -597,7 +600,7 @@ def test_mount_that_the_host_makes_later(run: Run, host: Path, way: str, flags: 
 
 # ---- the same view by every way ----
 
-@pytest.mark.requirement("UND-312", "HRD-01", "HRD-21", "HRD-24", "UND-112", "UND-114")
+@pytest.mark.requirement("UND-312", "HRD-01", "HRD-21", "UND-112", "UND-114", "UND-P42")
 @pytest.mark.parametrize("mechanism", [
     "mechanism classic", "without openat2", "without open_tree", "without mount_setattr", "without close_range",
     "mechanism classic\nwithout openat2\nwithout close_range"])
@@ -650,3 +653,43 @@ def test_nothing_to_see_or_delete_from_outside_while_the_payload_runs(launcher: 
     process.stdout.close()
     assert process.stderr and process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.requirement("UND-109", "UND-64", "UND-P54")
+@pytest.mark.parametrize("name", ["with blank", "tab\there", "new\nline", "back\\slash", "\\040", "#", "é"], ids=repr)
+def test_submount_with_a_name_that_the_mount_table_escapes(run: Run, host: Path, way: str, name: str) -> None:
+    """Read-only reaches it, whatever stands in mountinfo for its name."""
+    inner = host / "dir" / name / "inner"
+    inner.mkdir(parents=True)
+    script = "mount -t tmpfs none \"$0\" && exec \"$@\""
+    done = run(["/bin/payload", "try", "create", f"/opt/{name}/inner/x", "+", "try", "create", f"/opt/{name}/x"],
+               mechanism=way, uid=0, gid=0, objects=[source(1, host / "dir", "ro", recorded=False)],
+               placing="attach 1 dir '' 0 /opt", wrap=["unshare", "-Urm", "sh", "-c", script, inner])
+    assert done.well().lines == ["EROFS", "EROFS"]
+
+
+@pytest.mark.long
+@pytest.mark.requirement("UND-67", "UND-250", "UND-251", "CLI-42")
+def test_more_mounts_than_the_kernel_allows(run: Run, host: Path) -> None:
+    """The right cause, and nothing is left."""
+    allowed = int(Path("/proc/sys/fs/mount-max").read_text())
+    if allowed > 100000:
+        pytest.skip("it would take long to get there")
+    crowd = host / "crowd"
+    crowd.mkdir()
+    for number in range(8000):
+        (crowd / f"f{number}").touch()
+    count = allowed // 8000 + 1
+    stages = "".join(f"stage {1 + number}\n" for number in range(count))
+    opened = "".join(
+        f"make-dir 755 /mnt/{number}\nattach {1 + number} dir '' 0 /mnt/{number}\n"
+        f"open {number} {1 + number} '' binds none 755 0 0 0 /mnt/{number}\npoint-file {number} 444 new\n"
+        f"fill {number}\n"
+        for number in range(count))
+    placing = f"mount-tmpfs 755 65536 100 /mnt\n{opened}" + "".join(f"seal {number}\n" for number in range(count))
+    before = Path("/proc/self/mountinfo").read_text()
+    done = run("echo started", root=stages + "root 0", placing=placing,
+               objects=[*(source(1 + number, crowd, "ro") for number in range(count)),
+                        *operations(f"scratch-place /tmp\nscratch 1048576 {count * 9000}")])
+    done.refused("ENOSPC on ", "fix: raise fs.mount-max or bind fewer things")
+    assert Path("/proc/self/mountinfo").read_text() == before

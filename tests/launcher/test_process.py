@@ -208,7 +208,7 @@ def test_ids_and_process_group(launcher: Launcher, image: Path) -> None:
     assert out[1].split() == [str(process.pid), str(os.getpid()), str(os.getpgrp()), str(os.getsid(0)), "payload"]
 
 
-@pytest.mark.requirement("UND-103", "ATK-47")
+@pytest.mark.requirement("UND-103", "UND-P23", "ATK-47")
 def test_supplementary_groups_still_count(run: Run) -> None:
     assert run("ids").well().out.split()[4] == str(len(os.getgroups()))
 
@@ -368,6 +368,7 @@ def test_what_cannot_be_executed(run: Run, programs: Path, command: str, why: st
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="another architecture's programme is meant")
 def test_loader_that_is_missing(run: Run, tmp_path: Path) -> None:
     """The usual surprise with an image of another distribution: ENOENT although the file is there."""
+    need("gcc")
     (tmp_path / "t.c").write_text("int main(void) { return 0; }")
     subprocess.run(["gcc", "-o", tmp_path / "dynamic", tmp_path / "t.c"], check=True)
     run(["/opt/dynamic"], objects=[source(1, tmp_path)], placing="attach 1 dir '' 0 /opt").refused(

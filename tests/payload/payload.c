@@ -24,6 +24,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -466,6 +467,24 @@ static void do_signal(char **argument) { /* PID SIGNAL, or SIGNAL for ourselves 
 		kill(getpid(), atoi(argument[0]));
 }
 
+/* What one process can do to another of the same user: set its priority, its limits, its processors. */
+static void do_meddle(char **argument) {
+	pid_t pid = atoi(argument[0]);
+	struct rlimit limit = {1000, 1000};
+	unsigned long mask = 1;
+	result(setpriority(PRIO_PROCESS, (id_t)pid, 19));
+	result(prlimit(pid, RLIMIT_NOFILE, &limit, NULL));
+	result(syscall(SYS_sched_setaffinity, pid, sizeof mask, &mask));
+	result(syscall(SYS_kill, pid, SIGUSR1));
+	result(syscall(SYS_pidfd_open, pid, 0));
+}
+
+/* System V memory of this key, and a POSIX queue of this name. */
+static void do_ipc(char **argument) {
+	result(shmget((key_t)strtoul(argument[0], NULL, 0), 0, 0));
+	result(syscall(SYS_mq_open, argument[1], O_RDONLY, 0, NULL));
+}
+
 static void do_ptrace(char **argument) {
 	int done = (int)ptrace(PTRACE_SEIZE, atoi(argument[0]), 0, 0);
 	result(done);
@@ -628,7 +647,8 @@ static const struct command {
 	{"ids", do_ids, 0}, {"caps", do_caps, 0}, {"signals", do_signals, 0}, {"limits", do_limits, 0}, {"pid", do_pid, 0},
 	{"hostname", do_hostname, 0}, {"umask", do_umask, 1}, {"try", do_try, 2}, {"fill", do_fill, 1}, {"nested", do_nested, 0},
 	{"connect", do_connect, 1}, {"loopback", do_loopback, 0}, {"key", do_key, 1}, {"ioctl", do_ioctl, 1},
-	{"signal", do_signal, 1}, {"ptrace", do_ptrace, 1}, {"catch", do_catch, 0}, {"ignore", do_ignore, 1},
+	{"signal", do_signal, 1}, {"ptrace", do_ptrace, 1},
+	{"meddle", do_meddle, 1}, {"ipc", do_ipc, 2}, {"catch", do_catch, 0}, {"ignore", do_ignore, 1},
 	{"daemon", do_daemon, 1}, {"orphans", do_orphans, 1}, {"sleep", do_sleep, 1}, {"wait", do_wait, 0},
 	{"await", do_await, 1}, {"close", do_close, 1}, {"echo", do_echo, 0}, {"exit", do_exit, 1}, {"exec", do_exec, 1},
 #ifdef __x86_64__
