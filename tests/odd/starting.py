@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from containers.front import Front
 from containers.launch import Ended
 
 
-def payload(front: Front, image: Path | str | bytes, *options: Any, commands: str, **others: Any) -> Ended:
-    """`exec` to the end; `commands` are those of payload.c."""
-    return front("exec", *options, image, "/bin/payload", *commands.split(), **others)
+def payload(front: Front, image: Path | str | bytes, *options: Any, commands: str, before: Sequence[Any] = (),
+            **others: Any) -> Ended:
+    """`exec` to the end, with options `before` the verb; `commands` are those of payload.c."""
+    return front(*before, "exec", *options, image, "/bin/payload", *commands.split(), **others)
 
 
 def start_payload(front: Front, image: Path | str, *options: Any, commands: str,
