@@ -429,17 +429,18 @@ static bool overlay_works(struct opened *directory, int top) {
 		return false;
 	_Alignas(struct entry) char buffer[1024];
 	long got = syscall(SYS_getdents64, directory->backing, buffer, sizeof buffer);
-	for (long at = 0; at < got;) {
+	bool works = false, missing = got < 0;
+	for (long at = 0; at < got && !works;) {
 		struct entry *entry = (struct entry *)(void *)(buffer + at);
 		at += entry->length;
-		if (ordinary(entry->name)) {
-			bool works = !fstatat(top, entry->name, &found, AT_SYMLINK_NOFOLLOW);
-			lseek(directory->backing, 0, SEEK_SET);
-			return works;
-		}
+		if (!ordinary(entry->name))
+			continue;
+		works = !fstatat(top, entry->name, &found, AT_SYMLINK_NOFOLLOW);
+		/* what is gone from the backing, too, says nothing about the overlay */
+		missing = missing || (!works && !fstatat(directory->backing, entry->name, &found, AT_SYMLINK_NOFOLLOW));
 	}
 	lseek(directory->backing, 0, SEEK_SET);
-	return got >= 0;
+	return works || !missing;
 }
 
 static bool fill_by_overlay(struct opened *directory) {
