@@ -38,6 +38,15 @@ def _launcher_by_binds(case: Case, at: Workplace, payload: list[str]) -> list[st
     return [str(at.launcher), str(written.path)]
 
 
+def _frozen(case: Case, at: Workplace, payload: list[str]) -> list[str]:
+    """What `exec` would start, stored before."""
+    plan = at.path / "plans" / f"{case.key}-{payload[0].rpartition('/')[2]}.frozen"
+    front, _, *options = _exec(case, at, payload)
+    subprocess.run([front, "freeze", "--force", "-o", plan, *options], env=at.environment, check=True,
+                   stdout=subprocess.DEVNULL)
+    return [str(at.launcher), str(plan)]
+
+
 def _exec(case: Case, at: Workplace, payload: list[str]) -> list[str]:
     """As typed by somebody who has a home, with all default mounts."""
     home = ["--pwd", "/"] if case.contained else ["--home", f"{at.path}/home:/home/{at.user.pw_name}"]
@@ -101,12 +110,14 @@ def _installed(program: str) -> str:
 
 
 LAUNCHER, LAUNCHER_BY_BINDS, EXEC = "dunnage-launch, ready plan", "the same, binds only", "dunnage exec"
+FROZEN = "dunnage freeze, started"
 PYTHON, FLOOR, FLOOR_NEW, BUBBLEWRAP = "python3 -I -S -c pass", "floor", "floor, new mount API", "bubblewrap"
 APPTAINER = "apptainer"
 
 PROGRAMMES = (
     Programme(LAUNCHER, _launcher),
     Programme(LAUNCHER_BY_BINDS, _launcher_by_binds, cases=("e2", "e2k", "e3")),
+    Programme(FROZEN, _frozen, cases=("a", "c", "d")),
     Programme(EXEC, _exec),
     Programme(PYTHON, _python, (system_python(), "--version")),
     Programme(FLOOR, _floor),

@@ -341,7 +341,7 @@ def test_killed_at_any_moment_it_leaves_a_whole_plan_or_nothing(frozen: Frozen, 
     place = tmp_path / "place"
     place.mkdir()
     frozen.plan = place / "job.plan"
-    arguments = ["freeze", "-o", frozen.plan, image, "payload", "echo", "started"]
+    arguments: list[str | Path] = ["freeze", "-o", frozen.plan, image, "payload", "echo", "started"]
     begin = time.monotonic()
     assert frozen.dunnage(*arguments).status == 0
     whole, took = frozen.plan.read_bytes(), time.monotonic() - begin
