@@ -100,6 +100,9 @@ void mounts_choose(bool force_classic);
 int tree_clone(struct tree *tree, int dir, const char *name, unsigned flags);
 /* Mount on the object that `point` refers to. The tree's fd is closed by tree_close only. */
 int tree_attach(struct tree *tree, int point);
+/* Sets the tree's flags on each of its mounts that shows, where the classic way has to; more of them show once
+ * something was unmounted in it. */
+int tree_restrict(const struct tree *tree);
 int mount_readonly(int top);
 void tree_close(struct tree *tree);
 /* New file system on the object `point`. */

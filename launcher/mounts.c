@@ -266,6 +266,14 @@ int tree_clone(struct tree *tree, int dir, const char *name, unsigned flags) {
 	return tree->fd;
 }
 
+int tree_restrict(const struct tree *tree) {
+	if (!classic || tree->flags & (FLAG_PLAIN | FLAG_AS_IS))
+		return 0;
+	unsigned long wanted = MS_NOSUID | (tree->flags & FLAG_DEV ? 0 : MS_NODEV)
+		| (tree->flags & FLAG_RO ? MS_RDONLY : 0);
+	return remount(mount_id(tree->fd), wanted, true);
+}
+
 /* mount(2) has no detached trees: bind first, then set the flags of what now covers the point. */
 static int attach_classic(struct tree *tree, int point) {
 	char from[32], to[32];
@@ -282,13 +290,10 @@ static int attach_classic(struct tree *tree, int point) {
 		return -1;
 	close(tree->fd);
 	tree->fd = top;
-	if (tree->flags & (FLAG_PLAIN | FLAG_AS_IS))
-		return 0;
-	if (tree->flags & FLAG_PRIVATE && mount(NULL, path, NULL, MS_PRIVATE | MS_REC, NULL) < 0)
+	if (tree->flags & FLAG_PRIVATE && !(tree->flags & (FLAG_PLAIN | FLAG_AS_IS))
+	    && mount(NULL, path, NULL, MS_PRIVATE | MS_REC, NULL) < 0)
 		return -1;
-	unsigned long wanted = MS_NOSUID | (tree->flags & FLAG_DEV ? 0 : MS_NODEV)
-		| (tree->flags & FLAG_RO ? MS_RDONLY : 0);
-	return remount(mount_id(top), wanted, true);
+	return tree_restrict(tree);
 }
 
 int tree_attach(struct tree *tree, int point) {

@@ -275,6 +275,8 @@ static void hide_scratch(const struct object *object, const struct tree *tree) {
 	if (copy < 0 || umount2(proc_path(link, copy), MNT_DETACH) < 0)
 		die_request(small(object->record, ARG_SOURCE_REQUEST), path, errno, "taking the scratch out of it");
 	close(copy);
+	if (tree_restrict(tree) < 0)
+		die_request(small(object->record, ARG_SOURCE_REQUEST), path, errno, "the flags of what the scratch had covered");
 }
 
 static void stage(const struct record *record) {

@@ -138,6 +138,17 @@ def test_host_root_as_image_does_not_show_the_scratch(launcher: Launcher, payloa
     assert done.well().out.split() == sorted(os.listdir(place))
 
 
+@pytest.mark.requirement("UND-107", "UND-109", "UND-202")
+def test_mount_that_the_scratch_covers_is_read_only_inside(launcher: Launcher, payload: Path, way: str) -> None:
+    """As /run is on most hosts, a mount of its own and a candidate for the scratch: by mount(2) it only gets its flags
+    once the copy of the scratch is gone from above it."""
+    within = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec",
+              'mount -t tmpfs none /mnt && touch /mnt/mark && exec "$@"', "sh"]
+    done = launcher.run(plan(Path("/"), [payload, *"ls /mnt + try create /mnt/x + try touch /mnt/mark".split()],
+                             mechanism=way, uid=0, gid=0, objects="scratch-place /mnt\nscratch 1048576 2000"), wrap=within)
+    assert done.well().lines == ["mark", "EROFS", "EROFS"]
+
+
 # ---- scratch, session, generated, private ----
 
 @pytest.mark.requirement("UND-120", "UND-P26")
