@@ -109,7 +109,8 @@ const char *renewal(const char *otherwise) {
 	static struct text hint;
 	for (size_t i = 0; speech.plan && i < speech.plan->count && !hint.used; i++)
 		if (speech.plan->records[i].id == OP_RENEW)
-			appendf(&hint, "renew it with: %s", speech.plan->records[i].field[0]);
+			appendf(&hint, "renew it with: %.2500s%s", speech.plan->records[i].field[0],
+				strlen(speech.plan->records[i].field[0]) > 2500 ? " ... (dunnage explain --frozen shows all of it)" : "");
 	return hint.used ? hint.bytes : otherwise;
 }
 

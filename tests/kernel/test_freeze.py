@@ -274,6 +274,15 @@ def test_the_renewal_works_as_it_is_shown(frozen: Frozen, changing: Path, tmp_pa
     frozen().well()
 
 
+def test_a_long_renewal_is_shown_in_part(frozen: Frozen, image: Path) -> None:
+    frozen.freeze(image, "payload", "x" * 5000)
+    lines = frozen.dunnage("explain", "--frozen", frozen.plan).well().lines
+    (renewal,) = [line for line in lines if line.startswith("renew ")]
+    assert len(renewal) > 5000
+    line = as_other(frozen).refused("it was made for uid", "; fix: renew it with: ")
+    assert line.endswith("xxx ... (dunnage explain --frozen shows all of it)\n")
+
+
 # -- whose it is -------------------------------------------------------------------------------
 
 def as_other(frozen: Frozen) -> Ended:

@@ -18,7 +18,7 @@ from dunnage.cli.parse import Options, parse
 from dunnage.errors import DunnageError
 from dunnage.plan import wire
 from dunnage.plan.check import check
-from dunnage.plan.frozen import RENEWAL_BYTES, freeze
+from dunnage.plan.frozen import freeze
 from dunnage.run import stored
 from unit.composing import Machine
 
@@ -117,12 +117,6 @@ def test_scripts_of_the_image_lead_any_command() -> None:
     assert b"90-environment.sh" in lead[2] and b"python3" not in lead[2]
     bare = frozen(machine, "freeze -o p IMAGE")
     assert fields(bare, "lead") == fields(plan, "lead") and not fields(bare, "argument")
-
-
-def test_a_long_renewal_is_cut() -> None:
-    composition = Machine().compose("freeze -o p IMAGE true")
-    plan = freeze(composition.operations, composition.placement.resolved, b"x" * 10000, here=True)
-    assert fields(plan, "renew") == [(b"x" * RENEWAL_BYTES + b" ...",)]
 
 
 @requirement("UND-352", "UND-353")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dunnage.plan.environment import Operation
     from dunnage.plan.underlay import Resolved
 
-RENEWAL_BYTES = 3000  # the launcher's messages are lines of 4000
-
 
 def freeze(
     operations: Iterable[Operation], resolved: Iterable[Resolved], renewal: bytes, *, here: bool,
@@ -45,8 +43,7 @@ def freeze(
             operation = (*operation[:2], b".")
         frozen.append(operation)
         if name == b"speak":
-            shortened = renewal if len(renewal) <= RENEWAL_BYTES else renewal[:RENEWAL_BYTES] + b" ..."
-            frozen.append((b"renew", shortened))
+            frozen.append((b"renew", renewal))
         elif name == b"enter":
             frozen += [(b"env-pass", variable) for variable in passed]
     return frozen
