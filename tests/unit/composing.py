@@ -47,7 +47,8 @@ class Machine:
 
     def __init__(self) -> None:
         self.host = Host()
-        for path in (b"/proc", b"/sys", b"/tmp", b"/var/tmp", b"/dev/mqueue", b"/home/ann/job", b"/data/in", b"/etc"):
+        for path in (b"/proc", b"/sys", b"/tmp", b"/var/tmp", b"/dev/mqueue", b"/home/ann/job", b"/data/in", b"/etc",
+                     b"/run", b"/mnt", b"/media", b"/srv", b"/opt"):
             self.host.dir(path)
         for name in (b"null", b"zero", b"full", b"random", b"urandom", b"tty", b"console", b"fuse"):
             self.host.file(b"/dev/" + name)

@@ -16,7 +16,7 @@ TOP = b"/site"  # where the conformance trees lie on the host of these tests
 def fixture() -> MemoryTree:
     """A host that holds the trees of the conformance cases."""
     host = MemoryTree()
-    for path in (b"/tmp", b"/var/tmp", b"/run", b"/mnt", b"/media"):
+    for path in (b"/tmp", b"/var/tmp", b"/run", b"/mnt", b"/media", b"/srv", b"/opt", b"/usr"):
         host.dir(path)
     for entry in read_tree():
         path = os.path.join(TOP, entry.path.encode())

@@ -341,7 +341,7 @@ def test_scratch_has_room_for_what_is_planned() -> None:
     ([b"/tmp", b"/var/tmp"], [b"/run", b"/mnt", b"/media", b"/srv", b"/opt"]),
     ([b"/tmp/job"], [b"/var/tmp", b"/run", b"/mnt", b"/media", b"/srv"]),
     ([b"/var"], [b"/tmp", b"/run", b"/mnt", b"/media", b"/srv"]),
-    ([b"/tmp", b"/var/tmp", b"/run", b"/mnt", b"/media"], [b"/srv", b"/opt", b"/usr"]),
+    ([b"/tmp", b"/var/tmp", b"/run", b"/mnt", b"/media"], [b"/srv", b"/opt", b"/usr", b"/var", b"/etc"]),
     ([b"/mntx"], [b"/tmp", b"/var/tmp", b"/run", b"/mnt", b"/media"]),
 ])
 def test_scratch_lies_apart_from_image_and_sources(sources: list[bytes], places: list[bytes]) -> None:
@@ -352,6 +352,19 @@ def test_scratch_lies_apart_from_image_and_sources(sources: list[bytes], places:
         mounts.append(bind(host, source, b"/data/%d" % number))
     placement = plan(host, mounts)
     assert [operation[1] for operation in of(placement, b"scratch-place")] == places
+
+
+@pytest.mark.requirement("UND-120", "UND-240")
+def test_scratch_finds_a_place_in_the_root_of_an_outer_container() -> None:
+    host = MemoryTree()
+    for path in (b"/img", b"/tmp", b"/usr", b"/etc", b"/sys"):
+        host.dir(path)
+    host.link(b"/var", b"usr/var")
+    placement = place(image_of(host, b"/img"), [bind(host, b"/tmp", b"/x"), bind(host, b"/usr", b"/y")], host,
+                      Underlay(), 1)
+    places = [operation[1] for operation in of(placement, b"scratch-place")]
+    assert places[0] == b"/etc" and not {b"/tmp", b"/usr"} & set(places)
+    assert b"/run" in places, "which another machine may have"
 
 
 def test_every_place_will_do_when_the_image_is_the_hosts_root() -> None:

@@ -26,8 +26,10 @@ BINDS_ONLY = "only binds may be used"  # reason why a directory is opened by bin
 
 IMAGE = 0  # number of the image among the objects
 
-# Any directory will do, since the mount on it is seen by nobody else; these exist everywhere.
-SCRATCH_PLACES = (b"/tmp", b"/var/tmp", b"/run", b"/mnt", b"/media", b"/srv", b"/opt", b"/usr")
+# Any directory will do, since the mount on it is seen by nobody else; roots made by other runtimes lack most of these.
+SCRATCH_PLACES = (
+    b"/tmp", b"/var/tmp", b"/run", b"/mnt", b"/media", b"/srv", b"/opt", b"/usr", b"/etc", b"/var", b"/home", b"/root",
+)
 SCRATCH_PLACE_COUNT = 5
 
 PAGE = 4096
@@ -124,7 +126,7 @@ class Assembly:
     def _operations(self) -> list[Operation]:
         scratch = b"%d" % self.bytes, b"%d" % (self.names * 5 // 4 + 64)
         operations = self.sources
-        operations += [(b"scratch-place", path) for path in scratch_places(operations)]
+        operations += [(b"scratch-place", path) for path in scratch_places(operations, self.view.host)]
         operations.append((b"scratch", *scratch))
         if self.session:
             room, inodes = self.session
@@ -362,17 +364,20 @@ def flags(*, ro: bool = False, dev: bool = False, private: bool = False, trigger
     return b",".join(words)
 
 
-def scratch_places(sources: Sequence[Operation]) -> list[bytes]:
+def scratch_places(sources: Sequence[Operation], host: HostTree) -> list[bytes]:
     """Directories for the scratch. One that is a source would hide it from mount(2), so it is out;
     one above or below a source comes last (UND-120)."""
     paths = {operation[-1] for operation in sources}
     apart: list[bytes] = []
     related: list[bytes] = []
+    missing: list[bytes] = []  # a stored plan may be executed on another machine
     for candidate in SCRATCH_PLACES:
         if candidate in paths:
             continue
+        found = host.lstat(candidate)
         above = b"/" in paths or candidate[:candidate.rindex(b"/")] in paths
         below = candidate + b"/"
         near = above or any(path.startswith(below) for path in paths)
-        (related if near else apart).append(candidate)
-    return (apart + related)[:SCRATCH_PLACE_COUNT]
+        there = found is not None and found.st_mode & 0o170000 == 0o040000
+        (missing if not there else related if near else apart).append(candidate)
+    return (apart + related + missing)[:SCRATCH_PLACE_COUNT]
