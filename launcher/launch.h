@@ -117,11 +117,13 @@ struct mount_table {
 	char *text;
 	struct mount_entry *entries;
 	size_t count;
+	const struct mount_entry **by_id, **by_place; /* made when first needed */
+	unsigned last_id;
 };
 int mount_table_read(struct mount_table *table);
 void mount_table_free(struct mount_table *table);
-/* Is another mount on top of this one's root, or of one that it hangs on? */
-bool mount_hidden(const struct mount_table *table, const struct mount_entry *entry);
+/* Does the path of this one lead to another mount? */
+bool mount_hidden(struct mount_table *table, const struct mount_entry *entry);
 /* Does the fd lie on a mount below our root? */
 bool mount_is_ours(int fd);
 

@@ -138,24 +138,51 @@ int mount_table_read(struct mount_table *table) {
 }
 
 void mount_table_free(struct mount_table *table) {
+	release(table->by_place);
+	release(table->by_id);
 	release(table->entries);
 	release(table->text);
 }
 
-bool mount_hidden(const struct mount_table *table, const struct mount_entry *entry) {
-	for (size_t depth = 0; depth < table->count; depth++) {
-		const struct mount_entry *parent = NULL;
-		for (size_t i = 0; i < table->count; i++) {
-			const struct mount_entry *other = &table->entries[i];
-			bool same_point = !strcmp(other->point, entry->point);
-			if (other->parent == entry->id && same_point)
+static int by_place(const void *a, const void *b) {
+	const struct mount_entry *one = *(const struct mount_entry *const *)a, *other = *(const struct mount_entry *const *)b;
+	return one->parent == other->parent ? strcmp(one->point, other->point) : one->parent < other->parent ? -1 : 1;
+}
+
+static void index_mounts(struct mount_table *table) {
+	for (size_t i = 0; i < table->count; i++)
+		table->last_id = table->entries[i].id > table->last_id ? table->entries[i].id : table->last_id;
+	table->by_id = reserve((size_t)table->last_id + 1, sizeof *table->by_id);
+	table->by_place = reserve(table->count, sizeof *table->by_place);
+	for (size_t i = 0; i < table->count; i++)
+		table->by_id[table->entries[i].id] = table->by_place[i] = &table->entries[i];
+	qsort(table->by_place, table->count, sizeof *table->by_place, by_place);
+}
+
+/* Did somebody mount something at this path of the mount `parent`? */
+static bool covered(const struct mount_table *table, unsigned parent, char *path) {
+	const struct mount_entry wanted = {.parent = parent, .point = path}, *key = &wanted;
+	return bsearch(&key, table->by_place, table->count, sizeof *table->by_place, by_place);
+}
+
+bool mount_hidden(struct mount_table *table, const struct mount_entry *entry) {
+	char above[PATH_MAX];
+	if (!table->by_id)
+		index_mounts(table);
+	if (covered(table, entry->id, entry->point))
+		return true;
+	for (size_t depth = 0; entry && depth < table->count; depth++) {
+		size_t length = strlen(entry->point);
+		if (length >= sizeof above)
+			return false; /* nor can it be told by path */
+		memcpy(above, entry->point, length + 1);
+		while (above[1]) { /* each directory on the way to its point, in the mount that it hangs on */
+			char *slash = strrchr(above, '/');
+			slash[slash == above] = 0;
+			if (covered(table, entry->parent, above))
 				return true;
-			if (other->id == entry->parent && !same_point)
-				parent = other;
 		}
-		if (!parent || parent == entry)
-			return false;
-		entry = parent;
+		entry = entry->parent <= table->last_id ? table->by_id[entry->parent] : NULL;
 	}
 	return false;
 }
