@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,11 @@ from containers.features import need
 from containers.front import Front
 from containers.images import compile_payload, payload_image, probe_image, scripted_image, shell_image
 from containers.launch import Launcher, Run
+
+# A shell ignores these in what it starts in the background, and all that the tests start would inherit it.
+for number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 TOP = Path(__file__).resolve().parents[1]
 BUILD = TOP / "launcher" / "build"
