@@ -5,7 +5,8 @@ Usage: python3 launcher/generate.py > launcher/build/operations.h
 The header holds
 
   PLAN_VERSION, DUNNAGE_VERSION, EXIT_*      constants of plan/operations.py, __init__.py, errors.py
-  CLIENT_PHRASES                             strings of messages.py that clients act upon, comma-separated
+  CLIENT_PHRASES                             strings of messages.py that clients act upon, comma-separated;
+                                             the first FORBIDDEN_PHRASES of them stand in no message at all
   ERRNO_NAMES(X)                             X(EPERM) X(ENOENT) ..., every errno that Python knows
   enum phase                                 PHASE_FRAME ... PHASE_END
   enum operation_id                          OP_SOURCE ..., OPERATION_COUNT
@@ -69,7 +70,9 @@ def header() -> str:
     errors = runpy.run_path(os.path.join(TOP, "src", "dunnage", "errors.py"))
     package = runpy.run_path(os.path.join(TOP, "src", "dunnage", "__init__.py"))
     with open(os.path.join(TOP, "src", "dunnage", "messages.py"), encoding="utf-8") as source:
-        phrases = literals(source.read(), "FATAL_ONLY_PHRASES", "FORBIDDEN_PHRASES", "PROBED_PHRASES")
+        text = source.read()
+    forbidden = literals(text, "FORBIDDEN_PHRASES")
+    phrases = forbidden + literals(text, "FATAL_ONLY_PHRASES", "PROBED_PHRASES")
     operations = table["OPERATIONS"]
 
     phases = sorted((number, name) for name, number in table.items()
@@ -81,7 +84,7 @@ def header() -> str:
         f'#define PLAN_VERSION {table["VERSION"]}\n'
         + "".join(f"#define EXIT_{name} {code}\n" for name, code in errors.items()
                   if name.isupper() and isinstance(code, int))
-        + f"#define CLIENT_PHRASES {', '.join(map(string, phrases))}\n"
+        + f"#define CLIENT_PHRASES {', '.join(map(string, phrases))}\n#define FORBIDDEN_PHRASES {len(forbidden)}\n"
         + f"#define ERRNO_NAMES(X) {' '.join(f'X({name})' for _, name in sorted(errno.errorcode.items()))}\n",
         enumeration("phase", [f"PHASE_{name} = {number}" for number, name in phases]),
         enumeration("operation_id", [f"OP_{upper(row[0])}" for row in operations] + ["OPERATION_COUNT"]),

@@ -68,6 +68,7 @@ static void read_call(int fd) {
 	call.environment = field + 4 + count;
 	call.environment_count = fields - 4 - (size_t)count;
 	call.known = true;
+	call.text = text;
 }
 
 static void own_call(void) {

@@ -144,6 +144,7 @@ struct call {            /* what the front saved, or our own arguments and envir
 	size_t environment_count;
 	uint64_t ignored;    /* signals the caller ignored, bit n-1 for signal n */
 	bool known;          /* read from a call block */
+	char *text;          /* which all of this points into */
 };
 extern struct call call;
 

@@ -25,7 +25,7 @@ void *reserve(size_t count, size_t size) {
 	}
 	memory = calloc(wanted, 1);
 	if (!memory)
-		die("free some memory, or raise the limit of it (ulimit -v)", ENOMEM, "calloc", "%s", speech.doing);
+		die("free some memory, or raise the limit of it (ulimit -v)", ENOMEM, "calloc", "start the container, at %s", speech.doing);
 	return memory;
 }
 

@@ -232,6 +232,10 @@ static unsigned long kept_flags(const char *options) {
  * have locked: dropping one gives EPERM. Submounts can come while we look; a round that finds none to
  * change ends it. What another mount covers cannot be reached by path, and not by the payload either. */
 static int remount(unsigned top, unsigned long wanted, bool recursive) {
+	if (!top) { /* its id could not be read */
+		errno = ENOENT;
+		return -1;
+	}
 	for (int round = 0; round < 5; round++) {
 		struct mount_table table;
 		if (mount_table_read(&table) < 0)

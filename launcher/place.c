@@ -61,6 +61,8 @@ static bool is_ours(dev_t device) {
 static const char *source_problem(const struct record *record, const struct stat *found) {
 	bool wanted_dir = words(record, ARG_SOURCE_KIND) == WORD_SOURCE_KIND_DIR;
 	uint64_t inode = number(record, ARG_SOURCE_INODE);
+	if (S_ISLNK(found->st_mode))
+		return "it became a symbolic link";
 	if (!S_ISDIR(found->st_mode) == wanted_dir)
 		return wanted_dir ? "it is no directory any more" : "it became a directory";
 	if (inode && (found->st_ino != inode || found->st_dev != number(record, ARG_SOURCE_DEVICE)))
@@ -106,11 +108,10 @@ void objects_compare(const struct plan *plan) {
 			close(fd);
 		if (!problem)
 			continue;
+		if (error == EMFILE || error == ENFILE)
+			die_request(small(record, ARG_SOURCE_REQUEST), path, error, problem);
 		front_again("stale");
-		char why[300];
-		snprintf(why, sizeof why, "%s: %s%s%s", path, error ? errno_name(error) : problem,
-			error ? " on " : "", error ? problem : "");
-		die(stale_fix, 0, why, "start, the file system changed while the container was being prepared");
+		die(stale_fix, error, problem, "start, the file system changed while the container was being prepared: %s", path);
 	}
 }
 
@@ -509,10 +510,11 @@ static void take_over(struct opened *directory, int into, const char *name, unsi
 		result = point < 0 ? -1 : tree_attach(&tree, point);
 	}
 	int error = errno;
-	if (result < 0 && (error == ENOSPC || error == EMFILE || error == ENFILE || error == ENOMEM))
-		die_request(small(directory->record, ARG_OPEN_REQUEST), inside, error, "mounting its entries");
-	if (result < 0) {
-		note("%s/%s is left out: %s", inside, name, errno_name(error));
+	if (result < 0) { /* gone, or on a file system that is: everything else is there without it */
+		bool broken = error == EACCES || error == ENOTCONN || error == ESTALE || error == EIO || error == ELOOP;
+		if (error != ENOENT && !broken)
+			die_request(small(directory->record, ARG_OPEN_REQUEST), inside, error, "mounting its entries");
+		(broken ? warn : note)("%s/%s is left out: %s", inside, name, errno_name(error));
 		unlinkat(directory->base, name, type == DT_DIR ? AT_REMOVEDIR : 0);
 	}
 	if (point >= 0)
@@ -722,14 +724,14 @@ void root_assemble(const struct plan *plan) {
 
 struct promise { /* what mounts at and below a path must have */
 	const char *inside;
-	bool ro, nodev;
+	bool ro, nodev, seen;
 };
 
 static int by_path(const void *a, const void *b) {
 	return strcmp(((const struct promise *)a)->inside, ((const struct promise *)b)->inside);
 }
 
-static const struct promise *promise_for(const struct promise *promises, size_t count, const char *path) {
+static struct promise *promise_for(struct promise *promises, size_t count, const char *path) {
 	char above[PATH_MAX];
 	size_t length = strlen(path);
 	if (length >= sizeof above)
@@ -737,7 +739,7 @@ static const struct promise *promise_for(const struct promise *promises, size_t 
 	memcpy(above, path, length + 1);
 	for (;;) {
 		struct promise wanted = {.inside = *above ? above : "/"};
-		const struct promise *found = bsearch(&wanted, promises, count, sizeof *promises, by_path);
+		struct promise *found = bsearch(&wanted, promises, count, sizeof *promises, by_path);
 		if (found || !*above)
 			return found;
 		*strrchr(above, '/') = 0;
@@ -748,18 +750,18 @@ static const struct promise *promise_for(const struct promise *promises, size_t 
 static void verify(const struct plan *plan) {
 	struct promise *promises = reserve(plan->count + 1, sizeof *promises);
 	size_t count = 0;
-	promises[count++] = (struct promise){"/", true, true};
+	promises[count++] = (struct promise){.inside = "/", .ro = true, .nodev = true};
 	for (size_t i = 0; i < plan->count; i++) {
 		const struct record *record = &plan->records[i];
 		if (record->id == OP_ATTACH) {
 			const struct record *object = objects[small(record, ARG_ATTACH_OBJECT)].record;
 			unsigned flags = object->id == OP_SOURCE ? words(object, ARG_SOURCE_FLAGS) : 0;
-			promises[count++] = (struct promise){record->field[ARG_ATTACH_INSIDE],
-				object->id == OP_GENERATED || flags & WORD_SOURCE_FLAGS_RO, !(flags & WORD_SOURCE_FLAGS_DEV)};
+			promises[count++] = (struct promise){.inside = record->field[ARG_ATTACH_INSIDE],
+				.ro = object->id == OP_GENERATED || flags & WORD_SOURCE_FLAGS_RO, .nodev = !(flags & WORD_SOURCE_FLAGS_DEV)};
 		} else if (record->id == OP_MOUNT_PROC || record->id == OP_MOUNT_MQUEUE || record->id == OP_MOUNT_DEVPTS) {
-			promises[count++] = (struct promise){record->field[0], false, record->id != OP_MOUNT_DEVPTS};
+			promises[count++] = (struct promise){.inside = record->field[0], .nodev = record->id != OP_MOUNT_DEVPTS};
 		} else if (record->id == OP_MOUNT_TMPFS) {
-			promises[count++] = (struct promise){record->field[ARG_MOUNT_TMPFS_INSIDE], false, true};
+			promises[count++] = (struct promise){.inside = record->field[ARG_MOUNT_TMPFS_INSIDE], .nodev = true};
 		}
 	}
 	qsort(promises, count, sizeof *promises, by_path);
@@ -768,7 +770,9 @@ static void verify(const struct plan *plan) {
 		die("", errno, "reading mountinfo", "verify the mounts");
 	for (size_t i = 0; i < table.count; i++) {
 		const struct mount_entry *entry = &table.entries[i];
-		const struct promise *promise = promise_for(promises, count, entry->point);
+		struct promise *promise = promise_for(promises, count, entry->point);
+		if (promise && !strcmp(promise->inside, entry->point))
+			promise->seen = true;
 		const char *missing = !promise ? "a place in the plan" : promise->ro && strncmp(entry->options, "ro", 2) ? "ro"
 			: !strstr(entry->options, "nosuid") ? "nosuid"
 			: promise->nodev && !strstr(entry->options, "nodev") ? "nodev" : NULL;
@@ -778,6 +782,9 @@ static void verify(const struct plan *plan) {
 			die_request(0, entry->point, 0, why);
 		}
 	}
+	for (size_t i = 0; i < count; i++)
+		if (!promises[i].seen)
+			die_request(0, promises[i].inside, 0, "it is not among the mounts after all were made");
 	mount_table_free(&table);
 	release(promises);
 }

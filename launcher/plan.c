@@ -256,6 +256,7 @@ static void check_record(struct check *check, const struct record *record) {
 			need(check, check->opened[i] == OPEN_SEALED, "an opened directory was not sealed");
 		check->entered = true;
 		break;
+	case OP_NEW_SESSION: need(check, check->pid, "a new session needs a pid namespace"); break;
 	case OP_INIT:
 		need(check, check->pid && !check->init, "one init, and only with a pid namespace");
 		need(check, record->field[0][0] && strlen(record->field[0]) <= 15, "its name has 1 to 15 bytes");

@@ -22,6 +22,7 @@
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "launch.h"
@@ -42,7 +43,7 @@ static sigset_t caller_mask;
 static struct sigaction caller_action[LAST_SIGNAL + 1];
 static unsigned caller_alarm;
 static char caller_directory[PATH_MAX];
-static bool is_init;
+static bool is_init, own_session;
 static int outer = -1; /* init's end of the socket to the outer process */
 
 /* ---- the surroundings of the launch ---- */
@@ -53,7 +54,25 @@ static void watchdog(int signal) {
 		"it took longer than 300 s", "start the container, at %s", speech.doing);
 }
 
+/* A handler does not end a wait for a dead FUSE server; SIGKILL, sent by a timer some seconds later, does. */
+static timer_t deadline;
+static bool deadline_set;
+
+static unsigned arm_watchdog(void) {
+	struct sigevent kill_us = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
+	deadline_set = !timer_create(CLOCK_MONOTONIC, &kill_us, &deadline)
+		&& !timer_settime(deadline, 0, &(struct itimerspec){.it_value.tv_sec = WATCHDOG_SECONDS + 10}, NULL);
+	return alarm(WATCHDOG_SECONDS);
+}
+
+static void disarm_watchdog(void) {
+	alarm(0);
+	if (deadline_set)
+		timer_delete(deadline);
+}
+
 void process_prepare(void) {
+	prctl(PR_SET_DUMPABLE, 1); /* else the map files belong to root where our file may be executed but not read */
 	caller_umask = umask(0); /* every mode is given explicitly */
 	getrlimit(RLIMIT_CORE, &caller_core);
 	getrlimit(RLIMIT_NOFILE, &caller_files);
@@ -73,7 +92,7 @@ void process_prepare(void) {
 	sigemptyset(&unblock);
 	sigaddset(&unblock, SIGALRM);
 	sigprocmask(SIG_UNBLOCK, &unblock, NULL);
-	caller_alarm = alarm(WATCHDOG_SECONDS);
+	caller_alarm = arm_watchdog();
 	if (!getcwd(caller_directory, sizeof caller_directory))
 		caller_directory[0] = 0; /* it was deleted */
 	struct statfs found;
@@ -117,14 +136,19 @@ void front_again(const char *reason) {
 
 /* ---- descriptors ---- */
 
-static void mark_by_listing(void) {
+/* Without close_range: what /proc/self/fd lists above 2, but for two of ours, is closed or marked. */
+static void each_descriptor(bool closing, int keep_a, int keep_b) {
 	int listing = openat(procfs, "self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = listing < 0 ? NULL : fdopendir(listing);
 	if (!dir)
 		die("", errno, "listing /proc/self/fd", "close inherited descriptors");
 	for (struct dirent *entry; (entry = readdir(dir));) {
 		int fd = atoi(entry->d_name);
-		if (fd > 2 && fd != listing)
+		if (fd <= 2 || fd == listing || fd == keep_a || fd == keep_b)
+			continue;
+		if (closing)
+			close(fd);
+		else
 			fcntl(fd, F_SETFD, FD_CLOEXEC);
 	}
 	closedir(dir);
@@ -139,10 +163,11 @@ void process_protect_descriptors(const struct plan *plan) {
 	if (!close_others)
 		return;
 	if (lacking & LACK_CLOSE_RANGE || syscall(NR_CLOSE_RANGE, 3u, ~0u, MARK_CLOEXEC) < 0)
-		mark_by_listing();
+		each_descriptor(false, -1, -1);
 	for (size_t i = 0; i < plan->count; i++)
-		if (plan->records[i].id == OP_KEEP_DESCRIPTOR && fcntl((int)number(&plan->records[i], 0), F_SETFD, 0) < 0)
-			die("open it before the start", errno, "fcntl", "keep descriptor %s", plan->records[i].field[0]);
+		if (plan->records[i].id == OP_KEEP_DESCRIPTOR && ((int)number(&plan->records[i], 0) == procfs
+		    || fcntl((int)number(&plan->records[i], 0), F_SETFD, 0) < 0))
+			die("open it before the start", EBADF, "fcntl", "keep descriptor %s", plan->records[i].field[0]);
 }
 
 /* A helper that stays must not hold the payload's pipes open. */
@@ -159,14 +184,8 @@ static void let_go_of_descriptors(int keep_a, int keep_b, bool keep_stderr) {
 		whole = !syscall(NR_CLOSE_RANGE, (unsigned)low + 1, (unsigned)high - 1, 0);
 	if (whole)
 		whole = !syscall(NR_CLOSE_RANGE, (unsigned)high + 1, ~0u, 0);
-	if (whole)
-		return;
-	struct rlimit limit = {.rlim_cur = 65536};
-	getrlimit(RLIMIT_NOFILE, &limit);
-	int last = limit.rlim_cur < 65536 ? 65536 : (int)(limit.rlim_cur < 1 << 20 ? limit.rlim_cur : 1 << 20);
-	for (int fd = 3; fd < last; fd++)
-		if (fd != keep_a && fd != keep_b)
-			close(fd);
+	if (!whole)
+		each_descriptor(true, keep_a, keep_b);
 }
 
 /* ---- namespaces ---- */
@@ -270,7 +289,7 @@ void namespaces_enter(const struct plan *plan) {
 
 /* ---- pid namespace: outer process, init, payload ---- */
 
-enum report_kind { REPORT_ENDED, REPORT_STOPPED };
+enum report_kind { REPORT_ENDED, REPORT_STOPPED, REPORT_CONTINUED };
 struct report {
 	enum report_kind kind;
 	int status;
@@ -298,7 +317,7 @@ static bool to_forward(const struct signalfd_siginfo *info) {
 	switch (info->ssi_signo) {
 	case SIGTERM: case SIGINT: case SIGHUP: case SIGQUIT: case SIGUSR1: case SIGUSR2: case SIGALRM:
 	case SIGCONT: case SIGTSTP: case SIGWINCH:
-		return info->ssi_code <= 0; /* SI_USER and the like; SI_KERNEL is positive */
+		return own_session || info->ssi_code <= 0; /* SI_USER and the like; SI_KERNEL is positive */
 	}
 	return false;
 }
@@ -313,14 +332,28 @@ static int watch_signals(void) {
 	return fd;
 }
 
+/* What only the start needed, the caller's environment above all. */
+static void forget(void) {
+	speech.plan = NULL;
+	release(call.text);
+}
+
 static _Noreturn void outer_process(pid_t init, int socket) {
-	alarm(0);
+	disarm_watchdog();
+	bool foreground = tcgetpgrp(2) == getpgrp();
 	int signals = watch_signals();
 	prctl(PR_SET_DUMPABLE, 0);
+	forget();
+	if (chdir("/") < 0)
+		die("", errno, "chdir", "leave the working directory");
 	let_go_of_descriptors(socket, signals, true);
 	char go = 1;
 	if (send(socket, &go, 1, MSG_NOSIGNAL) < 0 && errno != EPIPE)
 		_exit(speech.code);
+	/* A report wakes us even while we are stopped: the payload can be continued or ended from inside. */
+	fcntl(socket, F_SETOWN, getpid());
+	fcntl(socket, F_SETSIG, SIGCONT);
+	fcntl(socket, F_SETFL, O_ASYNC);
 	bool listening = true;
 	for (;;) {
 		struct pollfd wait[2] = {{.fd = listening ? socket : -1, .events = POLLIN}, {.fd = signals, .events = POLLIN}};
@@ -335,16 +368,20 @@ static _Noreturn void outer_process(pid_t init, int socket) {
 				break;
 			if (report.kind == REPORT_ENDED) {
 				waitpid(init, NULL, 0);
+				if (foreground) /* a shell inside cannot give the terminal back: our group has no number there */
+					tcsetpgrp(2, getpgrp());
 				end_like(report.status);
 			}
-			kill(getpid(), SIGSTOP); /* the payload stopped: so do we, for the shell that waits for us */
+			char next;
+			if (report.kind == REPORT_STOPPED && recv(socket, &next, 1, MSG_DONTWAIT | MSG_PEEK) < 0)
+				kill(getpid(), SIGSTOP); /* the payload stopped: so do we, for the shell that waits for us */
 		}
 		struct signalfd_siginfo info;
 		while (read(signals, &info, sizeof info) == sizeof info) {
 			if (info.ssi_signo == SIGTSTP || info.ssi_signo == SIGTTIN || info.ssi_signo == SIGTTOU) {
 				if (to_forward(&info))
 					kill(init, (int)info.ssi_signo);
-				else
+				if (info.ssi_code > 0)
 					kill(getpid(), SIGSTOP);
 			} else if (to_forward(&info)) {
 				kill(init, (int)info.ssi_signo);
@@ -360,6 +397,8 @@ static _Noreturn void outer_process(pid_t init, int socket) {
 }
 
 static _Noreturn void init_process(pid_t payload, int signals) {
+	disarm_watchdog();
+	forget();
 	setpgid(0, 0); /* what is sent to the caller's process group reaches the payload once, not through us too */
 	let_go_of_descriptors(outer, signals, false);
 	for (;;) {
@@ -368,15 +407,18 @@ static _Noreturn void init_process(pid_t payload, int signals) {
 			continue;
 		struct signalfd_siginfo info;
 		while (read(signals, &info, sizeof info) == sizeof info)
-			if (to_forward(&info))
+			if (own_session && (info.ssi_signo == SIGTSTP || info.ssi_signo == SIGCONT)) /* no shell is there to do it */
+				kill(-payload, info.ssi_signo == SIGTSTP ? SIGSTOP : SIGCONT);
+			else if (to_forward(&info))
 				kill(payload, (int)info.ssi_signo);
 		for (int status;;) {
-			pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED);
+			pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
 			if (pid <= 0)
 				break;
 			if (pid != payload)
 				continue;
-			struct report report = {WIFSTOPPED(status) ? REPORT_STOPPED : REPORT_ENDED, status};
+			struct report report = {WIFSTOPPED(status) ? REPORT_STOPPED
+				: WIFCONTINUED(status) ? REPORT_CONTINUED : REPORT_ENDED, status};
 			send(outer, &report, sizeof report, MSG_NOSIGNAL);
 			if (report.kind == REPORT_ENDED)
 				_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status)); /* the kernel ends the rest */
@@ -386,14 +428,20 @@ static _Noreturn void init_process(pid_t payload, int signals) {
 
 void pid_namespace_enter(const struct plan *plan) {
 	bool wanted = false;
-	for (size_t i = 0; i < plan->count; i++)
+	for (size_t i = 0; i < plan->count; i++) {
+		own_session |= plan->records[i].id == OP_NEW_SESSION;
 		if (plan->records[i].id == OP_UNSHARE)
 			wanted = words(&plan->records[i], 0) & WORD_UNSHARE_NAMESPACES_PID;
+	}
 	if (!wanted)
 		return;
 	int ends[2];
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		die("", errno, "socketpair", "start init");
+	sigset_t early; /* what comes from now on waits until there is a payload, or ends the start */
+	sigfillset(&early);
+	sigdelset(&early, SIGALRM);
+	sigprocmask(SIG_SETMASK, &early, NULL);
 	pid_t init = fork();
 	if (init < 0)
 		die(errno == EAGAIN ? "raise the limit of processes (ulimit -u)" : "", errno, "fork", "start init");
@@ -403,6 +451,7 @@ void pid_namespace_enter(const struct plan *plan) {
 	}
 	is_init = true;
 	outer = ends[1];
+	arm_watchdog();
 	/* First the tie to the parent, then proof that it was alive when the tie was made: its end is open. */
 	char go;
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
@@ -410,7 +459,22 @@ void pid_namespace_enter(const struct plan *plan) {
 	close(ends[0]);
 	if (recv(outer, &go, 1, 0) != 1 || !recv(outer, &go, 1, MSG_DONTWAIT))
 		_exit(speech.code);
-	alarm(WATCHDOG_SECONDS);
+}
+
+/* A signal that came during the start, for which pid 1 has no default action. */
+static void end_if_told(void) {
+	static const int ends[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
+	sigset_t pending;
+	sigpending(&pending);
+	for (size_t i = 0; is_init && i < sizeof ends / sizeof *ends; i++) {
+		struct sigaction action;
+		sigaction(ends[i], NULL, &action);
+		if (!sigismember(&pending, ends[i]) || action.sa_handler == SIG_IGN)
+			continue;
+		struct report report = {REPORT_ENDED, ends[i]};
+		send(outer, &report, sizeof report, MSG_NOSIGNAL);
+		_exit(128 + ends[i]);
+	}
 }
 
 /* ---- the payload's environment ---- */
@@ -559,7 +623,7 @@ static void drop_capabilities(void) {
 	struct { uint32_t effective, permitted, inheritable; } none[2] = {{0, 0, 0}, {0, 0, 0}};
 	for (int capability = 0; prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; capability++)
 		;
-	if (errno != EINVAL) /* which ends the kernel's list */
+	if (errno != EINVAL) /* which ends the kernel's list; read_back proves it */
 		die("", errno, "prctl PR_CAPBSET_DROP", "drop capabilities");
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	if (syscall(SYS_capset, &header, none) < 0)
@@ -571,11 +635,30 @@ static void drop_capabilities(void) {
 /* Best-effort ends where the kernel has the call: then a failure is one. EPERM is how seccomp says no. */
 static void protection_missing(bool fatal, const char *what, const char *failed) {
 	if (fatal || (errno != ENOSYS && errno != EPERM && errno != EOPNOTSUPP && errno != EINVAL && errno != E2BIG))
-		die("ask for it only where the kernel has it", errno, failed, "%s", what);
+		die(errno == EDQUOT ? "raise kernel.keys.maxkeys: every contained payload has a keyring of its own"
+			: "ask for it only where the kernel has it", errno, failed, "%s", what);
 	note("cannot %s here: %s", what, errno_name(errno));
 }
 
+/* A call that returned 0 is no proof. */
+static void read_back(bool filtered) {
+	static const char *const wanted[] = {"CapInh:\t0000000000000000\n", "CapPrm:\t0000000000000000\n",
+		"CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "CapAmb:\t0000000000000000\n",
+		"NoNewPrivs:\t1\n", "Seccomp:\t2\n"};
+	char text[4096];
+	int fd = openat(procfs, "self/status", O_RDONLY | O_CLOEXEC);
+	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	text[got < 0 ? 0 : got] = 0;
+	for (size_t i = 0; i < sizeof wanted / sizeof *wanted - !filtered; i++)
+		if (!strstr(text, wanted[i]))
+			die("", 0, "the kernel does not show it in /proc/self/status", "protect the payload, %.*s",
+				(int)strcspn(wanted[i], ":"), wanted[i]);
+	if (fd >= 0)
+		close(fd);
+}
+
 static void protect(const struct plan *plan) {
+	bool filtered = false;
 	for (size_t i = 0; i < plan->count; i++)
 		if (plan->records[i].id == OP_NEW_KEYRING && syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0)
 			protection_missing(words(&plan->records[i], 0) == WORD_NEW_KEYRING_MISSING_FATAL, "make a new session keyring", "keyctl");
@@ -585,9 +668,13 @@ static void protect(const struct plan *plan) {
 		if (record->id == OP_LANDLOCK_SCOPE && scope_landlock(words(record, ARG_LANDLOCK_SCOPE_SCOPES)) < 0)
 			protection_missing(words(record, ARG_LANDLOCK_SCOPE_MISSING) == WORD_LANDLOCK_SCOPE_MISSING_FATAL,
 				"scope abstract sockets or signals by Landlock", "landlock_create_ruleset");
-		if (record->id == OP_TERMINAL_FILTER && filter_terminal() < 0)
+		if (record->id != OP_TERMINAL_FILTER)
+			continue;
+		filtered = !filter_terminal();
+		if (!filtered)
 			protection_missing(words(record, 0) == WORD_TERMINAL_FILTER_MISSING_FATAL, "filter terminal injection", "prctl PR_SET_SECCOMP");
 	}
+	read_back(filtered);
 }
 
 /* ---- exec ---- */
@@ -751,6 +838,8 @@ static void give_umask(const struct plan *plan) {
 
 _Noreturn static void become_payload(const struct plan *plan, char **arguments) {
 	speech.doing = "starting the payload";
+	if (own_session && setsid() < 0)
+		die("", errno, "setsid", "leave the caller's session");
 	protect(plan);
 	const char *workdir = enter_workdir(plan);
 	char **environment = build_environment(plan, workdir);
@@ -766,6 +855,7 @@ _Noreturn void payload_start(const struct plan *plan, char **arguments) {
 	for (size_t i = 0; i < plan->count; i++)
 		if (plan->records[i].id == OP_INIT)
 			name = plan->records[i].field[0];
+	end_if_told();
 	if (!is_init || !name) /* without an init of ours, pid 1 is the payload itself */
 		become_payload(plan, arguments);
 	prctl(PR_SET_NAME, name);
@@ -778,5 +868,6 @@ _Noreturn void payload_start(const struct plan *plan, char **arguments) {
 		init_process(payload, signals);
 	prctl(PR_SET_DUMPABLE, 1); /* /proc/self is ours again */
 	close(signals);
+	arm_watchdog();
 	become_payload(plan, arguments);
 }

@@ -64,16 +64,35 @@ static void emit(struct text *text) {
 	}
 }
 
+/* Phrases that clients take for a verdict when they see them on stderr; paths can contain them. */
+static void guard(char *line, bool is_fatal) {
+	static const char *const phrases[] = {CLIENT_PHRASES};
+	for (size_t i = 0; i < (is_fatal ? FORBIDDEN_PHRASES : sizeof phrases / sizeof *phrases); i++)
+		for (char *hit; (hit = strstr(line, phrases[i]));)
+			*hit = (char)(isupper((unsigned char)*hit) ? tolower((unsigned char)*hit) : toupper((unsigned char)*hit));
+	for (char *hit; !is_fatal && (hit = strstr(line, "error: "));)
+		hit[5] = ';';
+}
+
+/* Clients keep 400 bytes of the line and look for the cause in it: of a long one the middle gives way. */
+enum { SENTENCE = 260, HEAD = 70 };
+
 _Noreturn static void fatal(const char *dunnage, const char *foreign, const char *fix) {
 	struct text text = {.used = 0};
 	bool hint = fix && *fix;
 	if (speech.foreign) {
-		appendf(&text, "FATAL:   %s%s%s", foreign, hint ? "; " : "", hint ? fix : "");
-		if (text.used > 399) /* clients keep 400 bytes of the line */
-			text.used = 399;
+		size_t length = strlen(foreign);
+		if (length > SENTENCE)
+			appendf(&text, "FATAL:   %.*s...%s", HEAD, foreign, foreign + length - (SENTENCE - HEAD));
+		else
+			appendf(&text, "FATAL:   %s", foreign);
+		appendf(&text, "%s%s", hint ? "; " : "", hint ? fix : "");
+		if (text.used > 399)
+			text.bytes[text.used = 399] = 0;
 	} else {
 		appendf(&text, "%s: %s", speech.name, dunnage);
 		if (hint && isatty(2)) {
+			guard(text.bytes, true);
 			emit(&text);
 			text.used = 0;
 			appendf(&text, "fix: %s", fix);
@@ -81,6 +100,7 @@ _Noreturn static void fatal(const char *dunnage, const char *foreign, const char
 			appendf(&text, "; fix: %s", fix);
 		}
 	}
+	guard(text.bytes, true);
 	emit(&text);
 	_exit(speech.code);
 }
@@ -127,7 +147,8 @@ _Noreturn void die_request(unsigned request, const char *inside, int error, cons
 	bool by_user = asked && words(asked, ARG_REQUEST_BY) == WORD_REQUEST_BY_USER;
 	const char *name = error ? errno_name(error) : "";
 	const char *on = error && why ? " on " : "";
-	const char *fix = speech.stored ? renewal("make it anew with dunnage freeze")
+	const char *fix = error == EMFILE || error == ENFILE ? "raise the limit of open files (ulimit -n)"
+		: speech.stored ? renewal("make it anew with dunnage freeze")
 		: error != ENOSPC ? "check that nothing changes the image or the sources during the start; -d shows the plan"
 		: why && !strncmp(why, "mk", 2) /* mkdirat and the like: no mounts are lacking, but space */
 		? "free some space there; if it is not full, start again: a directory of the image grew meanwhile"
@@ -146,22 +167,12 @@ _Noreturn void die_request(unsigned request, const char *inside, int error, cons
 	fatal(dunnage.bytes, foreign.bytes, fix);
 }
 
-/* Phrases that clients take for a verdict when they see them on stderr; paths can contain them. */
-static void guard(char *line) {
-	static const char *const phrases[] = {CLIENT_PHRASES, NULL};
-	for (size_t i = 0; phrases[i]; i++)
-		for (char *hit; (hit = strstr(line, phrases[i]));)
-			*hit = (char)(isupper((unsigned char)*hit) ? tolower((unsigned char)*hit) : toupper((unsigned char)*hit));
-	for (char *hit; (hit = strstr(line, "error: "));)
-		hit[5] = ';';
-}
-
 static void say(unsigned level, const char *word, const char *format, va_list arguments) {
 	if (speech.level < level)
 		return;
 	struct text body = {.used = 0}, text = {.used = 0};
 	append_format(&body, format, arguments);
-	guard(body.bytes);
+	guard(body.bytes, false);
 	if (speech.foreign)
 		appendf(&text, "%s:%*s%s", word, (int)(8 - strlen(word)), "", body.bytes);
 	else

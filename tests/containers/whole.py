@@ -62,6 +62,7 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
             descriptors close
             keep-descriptor 2
             umask 27
+            new-session
             new-keyring quiet
             landlock-scope abstract,signal quiet
             terminal-filter quiet

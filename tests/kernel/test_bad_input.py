@@ -148,7 +148,7 @@ def test_paths_of_4095_bytes(front: Front, image: Path, tmp_path: Path) -> None:
     place = tmp_path
     os.chdir(place)
     try:
-        while len(os.fsencode(place)) < 4095 - 260:
+        while len(os.fsencode(place)) < 4095 - 255:
             place = place / ("n" * 250)
             os.mkdir("n" * 250)
             os.chdir("n" * 250)

@@ -222,10 +222,10 @@ def put(path: Path, what: str) -> None:
     ("source:/new/deep", "new", "directory", "/: the image has new there now, and the plan would hide it"),
     ("source:/many/more", "many", "nothing", "/many: ENOENT on listing the directory"),
     ("source:/opt", ".", "nothing", "/changing: ENOENT on open"),
-    ("source:/opt", ".", "link source", "/changing: it is no directory any more"),
+    ("source:/opt", ".", "link source", "/changing: it became a symbolic link"),
     ("source:/opt", "../source", "nothing", "/source: ENOENT on open"),
     ("source:/opt", "../source", "file", "/source: it is no directory any more"),
-    ("source:/opt", "../source", "link changing", "/source: it is no directory any more"),
+    ("source:/opt", "../source", "link changing", "/source: it became a symbolic link"),
 ])
 def test_what_would_give_another_result_is_refused(
     frozen: Frozen, changing: Path, tmp_path: Path, bind: str, place: str, now: str, why: str,

@@ -92,7 +92,7 @@ def test_stored_plan_takes_what_is_there(launcher: Launcher, image: Path, host: 
     assert launcher.run(launch).well().out == "dir\n"
     shutil.rmtree(host / "dir")
     (host / "dir").symlink_to("kept")
-    launcher.run(launch).refused("host/dir: it is no directory any more")
+    launcher.run(launch).refused("host/dir: it became a symbolic link")
 
 
 # ---- the front is started again, once ----

@@ -121,6 +121,9 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
     ("descriptors", PROCESS, (("others", "keep|close"),), "What happens to inherited descriptors above 2; default keep."),
     ("keep-descriptor", PROCESS, (("number", "number"),), "With `descriptors close`: keep this one; it must be open."),
     ("umask", PROCESS, (("mask", "mode"),), "umask of the payload; default the caller's."),
+    ("new-session", PROCESS, (),
+     "The payload leaves the caller's session, process group and terminal; needs a pid namespace. Signals from the "
+     "terminal are then forwarded."),
     ("new-keyring", PROCESS, (("missing", "fatal|quiet"),), "Join a new, empty session keyring."),
     ("landlock-scope", PROCESS, (("scopes", "abstract+signal"), ("missing", "fatal|quiet")),
      "Landlock domain that only scopes abstract unix sockets and signals."),
