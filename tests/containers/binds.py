@@ -9,6 +9,7 @@ from typing import Optional
 from cases.conformance import Bind
 from containers.plans import Command, Operation, operation, operations
 from dunnage.errors import DunnageError
+from dunnage.host.facts import gather
 from dunnage.host.tree import DiskTree, HostDisk
 from dunnage.plan.mounts import Image, Mount, Underlay
 from dunnage.plan.underlay import Placement, place
@@ -52,7 +53,8 @@ class Planned:
     def __init__(self, image: Path, mounts: Sequence[Mount], command: Command, mode: str = "auto", *,
                  threshold: int = 16, scratch: Optional[str] = None) -> None:
         strategy, mechanism = MODES[mode]
-        self.placement: Placement = place(image_at(image), mounts, HostDisk(), Underlay(strategy, threshold), 1)
+        self.placement: Placement = place(image_at(image), mounts, HostDisk(gather().mounts),
+                                          Underlay(strategy, threshold), 1)
         if isinstance(command, str):
             command = ["/bin/sh", "-c", command]
         placing = list(self.placement.operations)

@@ -29,6 +29,7 @@ class MemoryTree:
         self.unlistable: set[bytes] = set()
         self.unsearchable: set[bytes] = set()
         self.unwritable: set[bytes] = set()
+        self.mounted: list[bytes] = []
         self._top = top
         self._entries = {b"/": Entry(stat.S_IFDIR | 0o755, b"", 2, MTIME_NS)} if entries is None else entries
 
@@ -98,6 +99,9 @@ class MemoryTree:
     def writable(self, path: bytes) -> bool:
         self.calls += 1
         return self.kind(path) == "dir" and path not in self.unwritable
+
+    def submounts(self, path: bytes) -> list[bytes]:
+        return [point for point in self.mounted if point.startswith(path.rstrip(b"/") + b"/")]
 
     # -- looking, as tests do ----------------------------------------------------------------
 

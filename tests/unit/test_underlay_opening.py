@@ -99,10 +99,35 @@ def test_covered_entries_do_not_count_towards_the_threshold() -> None:
 @pytest.mark.requirement("UND-306", "UND-P65")
 def test_directory_with_file_systems_below_is_never_an_overlay() -> None:
     host = fixture()
-    image = image_of(host, submounts=(b"/usr/bin/tool7",))
+    host.mounted = [b"/site/IMG/usr/bin/tool7"]
+    assert opened(plan(host, binds(host, "file:/bin/new"))) == {b"/usr/bin": "binds"}
+    assert opened(plan(host, binds(host, "IMG/usr:/opt:ro", "file:/opt/bin/new"))) == {b"/opt/bin": "binds"}
+    host.mounted = [b"/site/IMG/usr/binary", b"/site/IMG/usr", b"/usr/bin/tool7"]
+    assert opened(plan(host, binds(host, "file:/bin/new"))) == {b"/usr/bin": "overlay"}
+    assert opened(plan(host, binds(host, "IMG/usr:/opt:ro", "file:/opt/bin/new"))) == {b"/opt/bin": "overlay"}
+
+
+@pytest.mark.requirement("UND-51", "UND-240")
+def test_what_an_outer_container_mounted_is_not_copied_to_be_hidden() -> None:
+    """Else each level of nesting would carry along all the mounts of those before."""
+    host = fixture()
+    above = 18 + 3  # entries of / and /usr
+    host.mounted = [b"/site/IMG/usr/bin/f%d" % number for number in range(above)]
+    assert opened(plan(host, binds(host, "file:/bin/new"))) == {b"/usr/bin": "binds"}
+    host.mounted.append(b"/site/IMG/usr/bin/sub/f")
+    placement = plan(host, binds(host, "file:/bin/new"))
+    assert opened(placement) == {b"/": "binds", b"/usr": "binds", b"/usr/bin": "binds"}
+    assert [directory.missing for directory in placement.opened] == [b"/usr/bin/new"] * 3
+    launcher = started(host, placement)
+    assert launcher.look(b"/usr/bin/new") == ("file", b"/site/SRC/file", True)
+    assert launcher.look(b"/usr/bin/tool7") == ("file", b"/site/IMG/usr/bin/tool7", False)
+    assert launcher.look(b"/etc") == ("dir", b"/site/IMG/etc", False)
+    scratch, root, stage, of_root, of_usr, of_bin, file = 1, 1, 1, 10, 2, 41, 1
+    assert launcher.mounts == placement.mounts == scratch + root + stage + of_root + of_usr + of_bin + file
+    image = image_of(host)
+    assert isinstance(image.tree, MemoryTree)
+    image.tree.unlistable = {b"/usr"}  # then there is no way around it
     assert opened(place(image, binds(host, "file:/bin/new"), host, Underlay(), 1)) == {b"/usr/bin": "binds"}
-    image.submounts = (b"/usr/binary", b"/usr")
-    assert opened(place(image, binds(host, "file:/bin/new"), host, Underlay(), 1)) == {b"/usr/bin": "overlay"}
 
 
 @pytest.mark.requirement("UND-312", "UND-314", "CLI-88")

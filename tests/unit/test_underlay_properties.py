@@ -68,6 +68,8 @@ def show(host: MemoryTree, mounts: list[Mount]) -> str:
 def worlds(draw: Any) -> tuple[MemoryTree, list[Mount]]:
     host = MemoryTree()
     grow(host, b"/img", draw(tree_entries))
+    if draw(st.booleans()):  # as in a container
+        host.mounted = [path + b"/%d" % number for path in host.paths() for number in range(9)]
     mounts: list[Mount] = []
     user_only = draw(st.booleans())  # otherwise few requests ever lead into each other
     for index in range(draw(st.integers(1, 4))):

@@ -58,7 +58,7 @@ def prepare(call: Call, verb: bytes, options: Options, words: list[bytes], froze
     host_facts = facts.gather()
     if frozen:  # whoever starts it may have a terminal
         host_facts.terminals = (0, 1, 2)
-    host = HostDisk()
+    host = HostDisk(host_facts.mounts)
     if options.nv or options.rocm or policy.always_use_nv or policy.always_use_rocm:
         from dunnage.host import gpu
 

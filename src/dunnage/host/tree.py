@@ -11,6 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
 
+    from dunnage.host.facts import MountTable
+
 
 class DiskTree:
     """The tree below one directory, link-free host path `root`; the host's own tree by default.
@@ -80,10 +82,14 @@ class DiskTree:
 class HostDisk(DiskTree):
     """The whole host, with the one thing an image must never do: following links by the host's rules."""
 
-    __slots__ = ()
+    __slots__ = ("mounts",)
 
-    def __init__(self) -> None:
+    def __init__(self, mounts: MountTable | None = None) -> None:
         super().__init__(b"/")
+        self.mounts = mounts  # without it there are no submounts
+
+    def submounts(self, path: bytes) -> tuple[bytes, ...]:
+        return self.mounts.below(path) if self.mounts else ()
 
     def locate(self, path: bytes) -> tuple[bytes, str, int, int]:
         """Absolute `path` without links: (path, ``dir`` or ``file``, st_dev, st_ino); OSError when out of reach."""

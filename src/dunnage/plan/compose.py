@@ -102,7 +102,6 @@ def compose(
     image = Image(
         tree, reference.path, reference.device, reference.inode, private=not facts.mounts.holds_autofs(reference.path),
         trigger=facts.mounts.triggers(reference.path), text=reference.text,
-        submounts=facts.mounts.below(reference.path),
     )
     strategy = "binds" if policy.enable_overlay == "no" else options.underlay_strategy
     placement = underlay.place(image, wanted.mounts, host, Underlay(strategy), 1)

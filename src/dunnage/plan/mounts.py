@@ -4,6 +4,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
     from typing import Protocol
 
     class Tree(Protocol):
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     class HostTree(Tree, Protocol):
         def writable(self, path: bytes) -> bool:
             """May this user create entries in the directory? Also false on read-only file systems."""
+
+        def submounts(self, path: bytes) -> Sequence[bytes]:
+            """Mount points below `path`, not `path` itself."""
 
 
 # Later classes hide earlier ones at or above the same place (CLI-69..74).
@@ -81,10 +85,10 @@ class Mount:
 class Image:
     """The tree that becomes the container's root."""
 
-    __slots__ = ("tree", "path", "dev", "ino", "private", "trigger", "text", "submounts")
+    __slots__ = ("tree", "path", "dev", "ino", "private", "trigger", "text")
 
     def __init__(self, tree: Tree, path: bytes, dev: int, ino: int, *, private: bool = True,
-                 trigger: bool = False, text: bytes = b"", submounts: tuple[bytes, ...] = ()) -> None:
+                 trigger: bool = False, text: bytes = b"") -> None:
         self.tree = tree
         self.path = path          # canonical host path
         self.dev = dev
@@ -92,7 +96,6 @@ class Image:
         self.private = private    # false where autofs lies at or below it (R14)
         self.trigger = trigger
         self.text = text          # as the user spelled it
-        self.submounts = submounts  # mount points below it, as image paths
 
 
 class Underlay:

@@ -112,6 +112,7 @@ class Assembly:
         self.bytes = MIB                      # that may be used in it
         self.session: tuple[int, int] | None = None
         self.objects: dict[int, int] = {}     # mount: its object
+        self.spared = self._spared()          # directories to be opened although nothing is missing in them
 
     def placement(self) -> Placement:
         self._number_objects()
@@ -200,6 +201,37 @@ class Assembly:
 
     # -- placing -----------------------------------------------------------------------------
 
+    def _spared(self) -> set[Node]:
+        """Those above an opened directory in which an outer container mounted much.
+
+        All of it would be cloned with each of them and then be hidden: nested starts would grow by it
+        from level to level. Taking them over entry by entry leaves it out.
+        """
+        above: set[Node] = set()
+        carried = 0
+        todo = [self.view.root]
+        while todo:
+            node = todo.pop()
+            if lacks_points(node) and node is not self.view.root:
+                carried += len(self._submounts(node))
+                place = node.parent
+                while place not in above:
+                    above.add(place)
+                    place = place.parent
+            todo += [child for child in node.below if child.mount is None and child.was == DIR]
+        above = {place for place in above if not lacks_points(place)}
+        if carried == 0 or self.underlay.strategy == "overlay":
+            return set()
+        try:
+            return above if sum(len(self.view.list(place)) for place in above) < carried else set()
+        except Refusal:
+            return set()
+
+    def _submounts(self, node: Node) -> Sequence[bytes]:
+        """Mount points below a directory, as host paths."""
+        path = node.zone.path(node.path)
+        return self.view.host.submounts(self.view.image.path.rstrip(b"/") + path if node.zone.index is None else path)
+
     def _walk(self) -> None:
         """From the root down, so that every point exists before something is mounted on it."""
         # Directories that are there by now, what it takes to have something missing in them,
@@ -208,7 +240,7 @@ class Assembly:
         while todo:
             node, ground, in_place = todo.pop()
             opened = ""
-            if lacks_points(node):
+            if lacks_points(node) or node in self.spared:
                 # One that is about to be created (virtual still) will belong to the user.
                 if ground == HOST and node.kind != VIRTUAL and not self.view.may_create(node):
                     ground = OPEN  # R15; everything below it comes from the read-only clone, too
@@ -266,7 +298,7 @@ class Assembly:
 
     def _open(self, node: Node, in_place: bool) -> str:
         """Replace a directory by one of ours; returns the strategy."""
-        first = next(child for child in node.below if child.was == VIRTUAL)
+        first = first_missing(node)
         index = needed_by(first)
         zone = node.zone
         path = zone.path(node.path)
@@ -283,7 +315,7 @@ class Assembly:
         for child in node.below:
             if child.was == VIRTUAL:
                 points += points_below(child)
-            elif child.mount is not None or lacks_points(child):
+            elif child.mount is not None or lacks_points(child) or child in self.spared:
                 points.append(child)
         ours = {point.name for point in points if point.parent is node}
         n = sum(kind != LINK and name not in ours for name, kind in entries)
@@ -320,18 +352,29 @@ class Assembly:
             return "binds", "the root is always opened by binds"
         if node.zone.rule == HOST:
             return "binds", "it belongs to a writable bind in which you cannot create everything"
+        if node in self.spared:
+            return "binds", "otherwise what an outer container mounted below it would be copied, to be hidden"
         if n <= threshold:
             return "binds", f"{n} entries to take over, not more than {threshold}" if n else "no other entries"
         if asked == "binds":
             return asked, BINDS_ONLY
-        image = self.view.image
-        if node.zone.index is None and any(path.startswith(node.path + b"/") for path in image.submounts):
+        if self._submounts(node):
             return "binds", "file systems are mounted below it"
         return "overlay", f"{n} entries to take over, more than {threshold}"
 
 
 def lacks_points(directory: Node) -> bool:
     return any(child.was == VIRTUAL for child in directory.below)
+
+
+def first_missing(directory: Node) -> Node:
+    """The first missing node below a directory that has one, the nearest ones first."""
+    todo = directory.below.copy()
+    for node in todo:
+        if node.was == VIRTUAL:
+            return node
+        todo += node.below
+    raise AssertionError("nothing is missing there")
 
 
 def points_below(top: Node) -> Iterator[Node]:
