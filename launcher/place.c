@@ -655,13 +655,26 @@ static void make_on_host(const struct record *record) {
 	close(parent);
 }
 
+/* The kernel looks at every proc of the namespace and wants one that shows all of it. */
+static _Noreturn void proc_masked(void) {
+	struct mount_table table;
+	char why[200] = "mount: the /proc of this machine is masked";
+	size_t used = strlen(why), shown = 0;
+	if (mount_table_read(&table) < 0)
+		table.count = 0;
+	for (size_t i = 0; i < table.count && shown < 3; i++)
+		if (!strncmp(table.entries[i].point, "/proc/", 6) && strlen(table.entries[i].point) < 40)
+			used += (size_t)sprintf(why + used, "%s%s", shown++ ? ", " : " at ", table.entries[i].point);
+	die("unmask /proc in the outer container (systempaths=unconfined, procMount: Unmasked), or do without --pid",
+		EPERM, why, "mount a new /proc");
+}
+
 static void mount_kernel(const struct record *record, const char *type, unsigned long flags, const char *options, const char *inside) {
 	int point = open_point(inside, O_PATH | O_DIRECTORY, 0);
 	if (mount_new(type, point, flags, options) < 0) {
 		int error = errno;
 		if (record->id == OP_MOUNT_PROC && error == EPERM)
-			die("unmask /proc in the outer container (systempaths=unconfined, procMount: Unmasked), or do without --pid",
-				error, "mount: the /proc of this machine is masked", "mount a new /proc");
+			proc_masked();
 		die("", error, "mount", "mount a new %s on %s", type, inside);
 	}
 	close(point);

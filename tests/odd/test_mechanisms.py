@@ -35,7 +35,8 @@ def _strace() -> str | None:
 COMMANDS = """
 ls / + walk /etc + walk /many + walk /opt + walk /mnt + walk /a + walk /tmp + walk /dev + mounts + stat /many
 + stat /mnt + readlink /etc/link + ls /proc + try create /x + try create /many/x + try create /mnt/x
-+ try create /mnt/missing/x + try unlink /mnt/missing/x + try write /mnt/r + try write /many/n1 + try create /tmp/x + fds + caps + nested
++ try create /mnt/missing/x + try unlink /mnt/missing/x + try write /mnt/r + try write /many/n1
++ try create /tmp/x + fds + caps + nested
 """
 # Where mounts have peers one can see which of them we cut off.
 SHARED = ["/usr/bin/unshare", "--user", "--map-current-user", "--mount", "--propagation", "shared"]
