@@ -49,6 +49,14 @@ def errno_name(number: int) -> str:
     return errno.errorcode.get(number, f"errno {number}")
 
 
+def more_files(name: str) -> str:
+    """What to do about too many open files; empty when errno `name` is something else."""
+    return {
+        "EMFILE": "allow more open files: `ulimit -n 1024`",
+        "ENFILE": "as root, allow more open files: `sysctl fs.file-max`",
+    }.get(name, "")
+
+
 def escape(name: bytes) -> str:
     """A path or argument as printable text; other bytes and characters become ``\\x1b``, ``\\u202e``..."""
     return _printable(name.decode("utf-8", "backslashreplace"))
@@ -81,6 +89,14 @@ def shorten(text: str, limit: int) -> str:
         return text
     tail = (limit - 3) // 2
     return data[:limit - 3 - tail].decode("utf-8", "ignore") + "..." + data[len(data) - tail:].decode("utf-8", "ignore")
+
+
+def fit(text: str, limit: int) -> str:
+    """As `shorten`, but long names are cut before what is said of them."""
+    for longest in (96, 48, 32):
+        if len(text.encode()) > limit:
+            text = " ".join(shorten(word, longest) for word in text.split(" "))
+    return shorten(text, limit)
 
 
 def answer(text: str) -> None:
@@ -123,11 +139,12 @@ class Voice:
         """
         level, phrases = ("FATAL", FORBIDDEN_PHRASES) if error.code == FAILED else ("ERROR", ALL_PHRASES)
         if self.foreign:
-            room = CAUSE_BYTES - len(_head(level))
-            text = shorten(guard(one_line(error.sentence), phrases), room)
+            head = len(_head(level))
+            text = fit(guard(one_line(error.sentence), phrases), CAUSE_BYTES - head)
             if error.fix:
-                text += "; " + guard(one_line(error.fix), phrases)
-            self._write(level, shorten(text, LINE_BYTES - len(_head(level)) - 1))
+                room = LINE_BYTES - head - len(text.encode()) - len("; \n")
+                text += "; " + fit(guard(one_line(error.fix), phrases), room)
+            self._write(level, text)
         else:
             text = guard(one_line(f"cannot {error.what}: {error.why}"), phrases)
             fix = guard(one_line(error.fix), phrases)

@@ -122,6 +122,23 @@ def test_long_fatal_lines_keep_the_cause_early(capfd: pytest.CaptureFixture[str]
 
 
 @requirement("CLI-23")
+@pytest.mark.parametrize("path", ["/" + "x" * 389, "/d" * 195, "/a b" * 97, "/" + "ä" * 195])
+@pytest.mark.parametrize("why", ["source {} does not exist", "ELOOP, {} is a symbolic link", "EACCES, {}"])
+def test_a_long_path_does_not_push_the_cause_out(path: str, why: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nor do two of them, nor those of the hint its verb."""
+    why = why.format(path)
+    sentence = f"Not mounting requested bind point {path}: error: {why}"
+    Voice(b"apptainer").fatal(DunnageError(f"use {path}", why, f"try `ls -ld {path}` on the host", sentence=sentence))
+    line = said(capfd)
+    assert len(line.encode()) <= 400
+    assert line.startswith("FATAL:   Not mounting requested bind point /")
+    if " b" not in path:
+        early = line.encode()[:200].decode("utf-8", "ignore")
+        assert all(word in early for word in why.replace(path, "").split()), line
+        assert "; try `ls -ld " in line and line.endswith(" on the host\n")
+
+
+@requirement("CLI-23")
 @given(st.text(max_size=500), st.integers(min_value=9, max_value=300))
 def test_shorten_respects_the_limit(text: str, limit: int) -> None:
     text = text.encode("utf-8", "ignore").decode()

@@ -5,7 +5,7 @@ import posix
 
 from dunnage.errors import DunnageError
 from dunnage.image.directory import MAX_LINKS, is_dir, is_file, is_link
-from dunnage.messages import errno_name, escape
+from dunnage.messages import errno_name, escape, more_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,5 +151,5 @@ def _refused(action: str, path: bytes, error: OSError) -> DunnageError:
     fix = {
         "EACCES": "give your account search permission on every directory of that path",
         "ENAMETOOLONG": "use a path of at most 4095 bytes with names of at most 255",
-    }.get(name, "")
+    }.get(name) or more_files(name)
     return DunnageError(f"{action} '{escape(path)}'", name, fix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import posix
 
 from dunnage.errors import DunnageError
-from dunnage.messages import errno_name, escape
+from dunnage.messages import errno_name, escape, more_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def _unreachable(text: bytes, given: bytes, error: OSError) -> DunnageError:
         why = "links lead round in a circle, or an automount did not happen"
         fix = f"try `ls {escape(given)}` on the host"
     else:
-        why, fix = "it cannot be reached", "check the permissions and the length of the path"
+        why = "it cannot be reached"
+        fix = more_files(name) or "check the permissions and the length of the path"
     return _cannot_open(text, name, why, fix)
 
 
