@@ -28,19 +28,20 @@ def load(package: str) -> None:
         file = posix.open(f"{package}/{BUNDLE}", posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
         return
-    data = posix.read(file, posix.fstat(file).st_size)
-    posix.close(file)
     magic = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER  # importlib.util would cost an import
-    if data[:len(magic)] != magic:
-        return
-    modules = marshal.loads(data[len(magic):])
-    for _, path, mtime, size, _ in modules:
-        try:
+    try:
+        data = posix.read(file, posix.fstat(file).st_size)
+        if data[:len(magic)] != magic:
+            return
+        modules = marshal.loads(data[len(magic):])
+        for _, path, mtime, size, _ in modules:
             found = posix.stat(f"{package}/{path}")
-        except OSError:
-            return
-        if found[8] != mtime or found.st_size != size:
-            return
+            if found[8] != mtime or found.st_size != size:
+                return
+    except Exception:  # a source is gone; or the bundle is damaged, of which marshal says this or that
+        return
+    finally:
+        posix.close(file)
     for name, path, _, _, code in modules:
         module = type(sys)(name)
         module.__file__ = f"{package}/{path}"

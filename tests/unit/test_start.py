@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dunnage.start import BUNDLE
+
 ROOT = Path(__file__).parents[2]
 LOOK = """
 import sys
@@ -95,3 +97,29 @@ def test_writing_it_again_changes_nothing(parent: Path) -> None:
     before = bundle(parent).stat().st_mtime_ns
     subprocess.run([sys.executable, "-I", ROOT / "packaging" / "bundle.py", parent], check=True)
     assert bundle(parent).stat().st_mtime_ns == before
+
+
+@requirement("R16")
+@pytest.mark.parametrize("content", [
+    b"", MAGIC_NUMBER[:2], MAGIC_NUMBER, MAGIC_NUMBER + bytes(4096), MAGIC_NUMBER + b"garbage" * 99,
+    MAGIC_NUMBER + marshal.dumps(7), MAGIC_NUMBER + marshal.dumps([1, 2]), MAGIC_NUMBER + marshal.dumps([(1, 2)]),
+    MAGIC_NUMBER + marshal.dumps([("dunnage.x", "\0", 1, 1, b"")]),
+])
+def test_a_damaged_bundle_is_not_used(parent: Path, content: bytes) -> None:
+    bundle(parent).write_bytes(content)
+    assert bundled(parent) == []
+
+
+@requirement("R16")
+def test_a_truncated_bundle_is_not_used(parent: Path) -> None:
+    whole = bundle(parent).read_bytes()
+    for length in (len(MAGIC_NUMBER) + 1, 4096, len(whole) // 2, len(whole) - 1):
+        bundle(parent).write_bytes(whole[:length])
+        assert bundled(parent) == [], length
+
+
+@requirement("R16")
+def test_a_bundle_that_cannot_be_read_is_not_used(parent: Path) -> None:
+    bundle(parent).unlink()
+    (parent / "dunnage" / BUNDLE).mkdir()
+    assert bundled(parent) == []
