@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from containers.features import need
 from containers.front import Front
 from containers.launch import Ended
+from dunnage.cli.exec import make_directory
+from dunnage.errors import DunnageError
 
 pytestmark = pytest.mark.kernel
 
@@ -208,6 +211,48 @@ def test_workdir_and_scratch(front: Front, image: Path, host: Path) -> None:
         assert (top / name).exists(), name
     done = payload(front, image, "-c", "-W", str(top), commands="ls /tmp")
     assert done.well().out == "t\n"  # content that was there stays
+
+
+@pytest.mark.requirement("CLI-81")
+def test_workdir_despite_a_umask(front: Front, image: Path, tmp_path: Path) -> None:
+    done = front("exec", "-c", "-W", tmp_path / "w", image, "/bin/payload", "stat", "/tmp",
+                 preexec_fn=lambda: os.umask(0o077) and None)
+    assert done.well().out.startswith("dir 1777 ")
+    assert stat.S_IMODE((tmp_path / "w").stat().st_mode) == 0o755
+
+
+@pytest.mark.requirement("ATK-40", "CLI-81")
+@pytest.mark.parametrize(("name", "options"), [("tmp", ["-C"]), ("var_tmp", ["-c"]), ("home", ["-C"]),
+                                               ("scratch", ["-S", "/data"]), ("scratch", ["-C", "-S", "/data/deep"])])
+@pytest.mark.parametrize("target", ["victim", "nowhere"])
+def test_links_that_an_earlier_payload_left(front: Front, image: Path, tmp_path: Path, name: str, options: list[str],
+                                            target: str) -> None:
+    """Nothing is bound, made or changed where they lead."""
+    work, victim = tmp_path / "w", tmp_path / "victim"
+    work.mkdir()
+    victim.mkdir(mode=0o711)
+    done = payload(front, image, "-B", f"{work}:/mnt", commands=f"try symlink {tmp_path / target} /mnt/{name}")
+    assert done.well().out == "ok\n"
+    line = front.fatal("exec", *options, "-W", work, image, "/bin/payload", "try", "create", "/tmp/x")
+    assert "ELOOP" in line and f"`rm {work}/{name}`" in line.replace(f"...{name}", f"{work}/{name}")
+    assert list(victim.iterdir()) == [] and stat.S_IMODE(victim.stat().st_mode) == 0o711
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.requirement("ATK-40")
+def test_directories_are_never_made_through_a_link(tmp_path: Path) -> None:
+    """As if it was exchanged for the directory after the plan was made."""
+    victim, work = tmp_path / "victim", tmp_path / "w"
+    victim.mkdir(mode=0o711)
+    work.mkdir()
+    (work / "tmp").symlink_to(victim)
+    for below in ("tmp", "tmp/deep"):
+        with pytest.raises(DunnageError, match="is a symbolic link or a file"):
+            make_directory(os.fsencode(work / below), 0o1777)
+    assert list(victim.iterdir()) == [] and stat.S_IMODE(victim.stat().st_mode) == 0o711
+    make_directory(os.fsencode(work / "new/deep"), 0o1777)
+    make_directory(os.fsencode(work / "new"), 0o700)
+    assert [stat.S_IMODE((work / each).stat().st_mode) for each in ("new", "new/deep")] == [0o755, 0o1777]
 
 
 @pytest.mark.requirement("CLI-82")

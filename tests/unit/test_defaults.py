@@ -453,3 +453,49 @@ def test_scratch_stays_below_the_workdir() -> None:
 def test_devices_work_however_their_path_is_spelled(destination: str) -> None:
     composition = Machine().compose(f"exec -B /dev/fuse:{destination} IMAGE true")
     assert mount_at(composition, destination.encode()).device
+
+
+@requirement("CLI-81")
+def test_the_workdir_itself_may_be_a_link() -> None:
+    machine = Machine()
+    machine.host.dir(b"/data/w/tmp")
+    machine.host.link(b"/home/ann/w", b"/data")
+    composition = machine.compose("exec -c -W ../w/w --no-mount home IMAGE true")
+    assert mount_at(composition, b"/tmp").path == b"/data/w/tmp"
+    assert composition.wanted.directories == [(b"/data/w/var_tmp", 0o1777)]
+    composition = machine.compose("exec -W ../w/new/er -S /x IMAGE true")
+    assert composition.wanted.directories == [(b"/data/new/er/scratch/x", 0o750)]
+
+
+@requirement("ATK-40", "CLI-39")
+@pytest.mark.parametrize("link, text, options, destination", [
+    (b"/data/w/tmp", b"/data/in", "-c", "/tmp"),
+    (b"/data/w/tmp", b"/nowhere", "-c", "/tmp"),
+    (b"/data/w/tmp", b"in", "-c", "/tmp"),
+    (b"/data/w/home", b"/data/in", "-c", "/home/ann"),
+    (b"/data/w/scratch", b"/data/in", "-S /x", "/x"),
+    (b"/data/w/scratch", b"/data", "-S /in", "/in"),
+    (b"/data/w/scratch/a", b"/proc/self/root", "-S /a/b", "/a/b"),
+])
+def test_a_link_below_the_workdir_is_refused_by_name(link: bytes, text: bytes, options: str, destination: str) -> None:
+    machine = Machine()
+    machine.host.link(link, text)
+    with pytest.raises(DunnageError) as caught:
+        machine.compose(f"exec -W /data/w {options} IMAGE true")
+    assert caught.value.why == f"ELOOP, {link.decode()} is a symbolic link"
+    assert f"`rm {link.decode()}`" in caught.value.fix
+    assert caught.value.sentence.startswith(f"Not mounting requested bind point {destination}: error: ELOOP, ")
+
+
+@requirement("CLI-81")
+@pytest.mark.parametrize("path, why", [
+    ("/data/w", "ELOOP, /data/w is a symbolic link"), ("/data/w/below", "ELOOP, /data/w is a symbolic link"),
+    ("/data/file", "ENOTDIR, /data/file/home is not a directory"),
+])
+def test_a_workdir_that_cannot_be_one(path: str, why: str) -> None:
+    machine = Machine()
+    machine.host.link(b"/data/w", b"/nowhere")
+    machine.host.file(b"/data/file/home")
+    with pytest.raises(DunnageError) as caught:
+        machine.compose(f"exec -c -W {path} IMAGE true")
+    assert caught.value.why == why

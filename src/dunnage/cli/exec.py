@@ -8,7 +8,7 @@ from dunnage.errors import DunnageError
 from dunnage.host import facts, site
 from dunnage.host.tree import DiskTree, HostDisk
 from dunnage.image import reference
-from dunnage.messages import errno_name, escape
+from dunnage.messages import errno_name, escape, more_files
 from dunnage.plan import compose, wire
 from dunnage.run.start import start
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dunnage.image.reference import Reference
     from dunnage.messages import Voice
     from dunnage.plan.compose import Composition
+
+PLACE = posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
 class Prepared:
@@ -39,17 +41,28 @@ class Prepared:
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
     """Ends in the launcher; DunnageError when it does not come to that."""
-    prepared = prepare(call, verb, options, words)
-    directories = prepared.composition.wanted.directories
-    if directories:
-        for path, mode in directories:
-            make_directory(path, mode)
-        prepared = prepare(call, verb, options, words)
+    prepared = ready(call, verb, options, words)
     for text in prepared.composition.warnings:
         voice.warning(text)
     for text in prepared.composition.notes:
         voice.verbose(text)
     start(wire.encode(prepared.composition.operations), call.launcher, call.fd)
+
+
+def ready(call: Call, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
+    """The same as `prepare`, with every host directory made that it wants below -W."""
+    prepared = prepare(call, verb, options, words, frozen)
+    directories = prepared.composition.wanted.directories
+    if not directories:
+        return prepared
+    for path, mode in directories:
+        make_directory(path, mode)
+    prepared = prepare(call, verb, options, words, frozen)  # which says where they really are
+    for path, _ in prepared.composition.wanted.directories:
+        raise DunnageError(
+            f"use the directory '{escape(path)}'", "ENOENT, somebody removed it again", "give another --workdir",
+        )
+    return prepared
 
 
 def prepare(call: Call, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
@@ -79,18 +92,46 @@ def prepare(call: Call, verb: bytes, options: Options, words: list[bytes], froze
 
 
 def make_directory(path: bytes, mode: int) -> None:
-    """Below -W: what exists stays as it is (CLI-81)."""
+    """Below -W: what exists stays as it is (CLI-81).
+
+    Step by step, since an earlier payload may exchange anything there for a link at any moment (ATK-40).
+    """
+    parts = path.split(b"/")[1:]
+    here = b"/"
     try:
+        above = posix.open(here, PLACE)
         try:
-            posix.mkdir(path, mode)
-        except FileNotFoundError:
-            make_directory(path.rpartition(b"/")[0] or b"/", 0o755)
-            posix.mkdir(path, mode)
-        posix.chmod(path, mode)  # whatever the umask
-    except FileExistsError:
-        return
+            for number, part in enumerate(parts, 1):
+                here = b"/" + b"/".join(parts[:number])
+                inner = _enter(above, part, mode if number == len(parts) else 0o755)
+                posix.close(above)
+                above = inner
+        finally:
+            posix.close(above)
     except OSError as error:
+        why = errno_name(error.errno or 0)
+        if why == "ENOTDIR":  # so says the kernel of links as well
+            why += f", '{escape(here)}' is a symbolic link or a file"
         raise DunnageError(
-            f"create the directory '{escape(path)}'", errno_name(error.errno or 0),
-            "give a --workdir that you may write to",
+            f"create the directory '{escape(path)}'", why,
+            more_files(why) or "give a --workdir that you may write to, and nobody else",
         ) from None
+
+
+def _enter(above: int, part: bytes, mode: int) -> int:
+    """A directory of an open one, made if it is missing; never through a link."""
+    try:
+        return posix.open(part, PLACE, dir_fd=above)
+    except FileNotFoundError:
+        pass
+    try:
+        posix.mkdir(part, 0o700, dir_fd=above)
+    except FileExistsError:  # another start was faster
+        return posix.open(part, PLACE, dir_fd=above)
+    inner = posix.open(part, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=above)
+    try:
+        posix.fchmod(inner, mode)  # whatever the umask
+    except OSError:
+        posix.close(inner)
+        raise
+    return inner

@@ -5,7 +5,7 @@ import posix
 
 from dunnage import settings
 from dunnage.cli import binds
-from dunnage.cli.exec import make_directory, prepare
+from dunnage.cli.exec import ready
 from dunnage.cli.parse import PREFIXES, usage
 from dunnage.errors import DunnageError
 from dunnage.messages import answer, escape
@@ -56,12 +56,7 @@ def _planned(call: Call, options: Options, words: list[bytes], voice: Voice) -> 
     # Values of the caller stay out; and with nobody behind it to plan again, the plan names no front.
     call.environment = {name: value for name, value in call.environment.items() if name == b"HOME"}
     call.front = b""
-    prepared = prepare(call, b"exec", options, words, frozen=True)
-    if prepared.composition.wanted.directories:
-        for path, mode in prepared.composition.wanted.directories:
-            make_directory(path, mode)
-        prepared = prepare(call, b"exec", options, words, frozen=True)
-    composition = prepared.composition
+    composition = ready(call, b"exec", options, words, frozen=True).composition
     for text in composition.warnings:
         voice.warning(text)
     for text in composition.notes:

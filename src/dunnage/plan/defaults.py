@@ -5,8 +5,8 @@ The order of the classes, not the order of this list, decides what hides what.
 from __future__ import annotations
 
 from dunnage.errors import DunnageError
-from dunnage.image.directory import follow
-from dunnage.messages import errno_name, escape
+from dunnage.image.directory import follow, is_link
+from dunnage.messages import errno_name, escape, more_files
 from dunnage.plan.environment import clean_path
 from dunnage.plan.mounts import CWD, DEV, GENERATED, HOME, HOSTFS, KERNEL, SCRATCH, TMP, USER, Mount
 
@@ -45,7 +45,8 @@ class Wanted:
 
     home         where the home is inside, and what HOME will be
     bound        destinations of the user's binds, for nested calls (CLI-67)
-    directories  host directories that are missing below -W and must be made first, with their modes (CLI-81)
+    directories  host directories that are missing at or below -W and must be made first, with their modes (CLI-81);
+                 their paths are link-free as far as they exist
     warnings, notes  for the default and for the verbose level
     """
 
@@ -105,15 +106,41 @@ class Wanted:
             text=b"generated file " + destination,
         ))
 
-    def prepared(self, path: bytes, mode: int, destination: bytes, layer: int, text: bytes) -> None:
-        """A bind of a host directory that may have to be made."""
+    def prepared(self, workdir: bytes, below: bytes, mode: int, destination: bytes, layer: int, text: bytes) -> None:
+        """A bind of a directory below -W, link-free path `workdir`, that may have to be made.
+
+        An earlier payload could write there: a link that it left must not choose what is bound (ATK-40).
+        """
+        path = workdir.rstrip(b"/") + below
         try:
-            self.bind(path, destination, layer, text, explicit=True)
+            leads = self._host.locate(path)[0]
+            if leads == path:
+                mount = self.bind(path, destination, layer, text, explicit=True)
+                leads = mount.path
+                if mount.kind != "dir":
+                    raise _unfit(destination, text, f"ENOTDIR, {escape(path)} is not a directory", path)
         except FileNotFoundError:
-            self.directories.append((path, mode))
-            self.mounts.append(Mount(destination, "host", "dir", path=path, layer=layer, explicit=True, text=text))
+            leads = b""
         except OSError as error:
             raise _unusable(destination, path, text, error) from None
+        if leads == path:
+            return
+        self.refuse_link(workdir, below, destination, text)
+        if leads:
+            raise _unfit(destination, text, f"{escape(path)} leads to {escape(leads)}", path)
+        self.directories.append((path, mode))
+        self.mounts.append(Mount(destination, "host", "dir", path=path, layer=layer, explicit=True, text=text))
+
+    def refuse_link(self, top: bytes, below: bytes, destination: bytes, text: bytes) -> None:
+        """DunnageError naming the first link in `below`, looked at from the link-free directory `top`."""
+        here = top.rstrip(b"/")
+        for part in below.split(b"/")[1:]:
+            here += b"/" + part
+            found = self._host.lstat(here)
+            if found is None:
+                return
+            if is_link(found):
+                raise _unfit(destination, text, f"ELOOP, {escape(here)} is a symbolic link", here)
 
     def covering(self, path: bytes) -> Mount | None:
         """The mount that will be seen at or above `path`: the last one of all that lie there."""
@@ -140,7 +167,7 @@ def collect(
             wanted.warnings.append(f"--no-mount {escape(word)}: no such mount, ignored")
     session = max(1, policy.sessiondir_max_size) * MIB  # 0 would mean no limit to the kernel
     controlled = policy.user_bind_control
-    workdir = _absolute(options.workdir, facts.cwd) if options.workdir and controlled else b""
+    workdir = _workdir(wanted, options, facts, host) if options.workdir and controlled else b""
     if not controlled and (options.binds or options.scratch or options.workdir):
         wanted.warnings.append("binds, --scratch and --workdir are ignored: the site says `user bind control = no`")
     binds = options.binds if controlled else []
@@ -178,7 +205,7 @@ def collect(
             if not contained:
                 wanted.default(place, TMP)
             elif workdir:
-                wanted.prepared(workdir + below, 0o1777, place, TMP, b"--workdir " + options.workdir)
+                wanted.prepared(workdir, below, 0o1777, place, TMP, b"--workdir " + options.workdir)
             else:
                 wanted.empty(place, TMP, 0o1777, session, b"private " + place)
 
@@ -186,7 +213,7 @@ def collect(
         place = clean_path(b"/" + word)
         text = b"--scratch " + word
         if workdir:
-            wanted.prepared(workdir + b"/scratch" + place, 0o750, place, SCRATCH, text)
+            wanted.prepared(workdir, b"/scratch" + place, 0o750, place, SCRATCH, text)
         else:
             wanted.empty(place, SCRATCH, 0o750, session, text, explicit=True)
 
@@ -200,6 +227,25 @@ def collect(
 
         gpu.add(wanted, facts.drivers, image, minimal_dev=with_dev and minimal and not whole_dev)
     return wanted
+
+
+def _workdir(wanted: Wanted, options: Options, facts: HostFacts, host: Host) -> bytes:
+    """Where -W leads: link-free, and resolved this once. What is missing of it is taken as it is spelled."""
+    if not (options.contain or options.scratch):
+        return b""
+    given = there = _absolute(options.workdir, facts.cwd)
+    text = b"--workdir " + options.workdir
+    while True:
+        try:
+            top = host.locate(there + b"/.")[0]  # `/.` makes an automount happen
+            break
+        except FileNotFoundError:
+            there = there.rpartition(b"/")[0]
+        except OSError as error:
+            raise _unusable(given, given, text, error) from None
+    missing = clean_path(given[len(there):]) if len(there) < len(given) else b""
+    wanted.refuse_link(top, missing, given, text)
+    return top.rstrip(b"/") + missing
 
 
 def _minimal_dev(wanted: Wanted, facts: HostFacts, ipc: bool, devpts: bool, session: int) -> None:
@@ -273,7 +319,7 @@ def _home(
     if home == b"/":
         wanted.notes.append("not mounting the home directory: it is /")
     elif wanted.contained and workdir:
-        wanted.prepared(workdir + b"/home", 0o700, home, HOME, b"--workdir " + options.workdir)
+        wanted.prepared(workdir, b"/home", 0o700, home, HOME, b"--workdir " + options.workdir)
     elif wanted.contained:
         wanted.empty(home, HOME, 0o700, session, text)
     else:
@@ -355,7 +401,6 @@ def _absolute(path: bytes, cwd: bytes) -> bytes:
 
 
 def _unusable(destination: bytes, source: bytes, text: bytes, error: OSError) -> DunnageError:
-    """Pilots look for the sentence's first words (CLI-26, CLI-39)."""
     shown = escape(source)
     name = errno_name(error.errno or 0)
     if name == "ENOENT":
@@ -366,7 +411,17 @@ def _unusable(destination: bytes, source: bytes, text: bytes, error: OSError) ->
         fix = f"try `ls {shown}` on the host"
     else:
         why = f"{name} on source {shown}"
-        fix = f"try `ls -ld {shown}` on the host"
+        fix = more_files(name) or f"try `ls -ld {shown}` on the host"
+    return _refused(destination, text, why, fix)
+
+
+def _unfit(destination: bytes, text: bytes, why: str, path: bytes) -> DunnageError:
+    """What lies at `path` was not made by us."""
+    return _refused(destination, text, why, f"remove it, `rm {escape(path)}`, or give another --workdir")
+
+
+def _refused(destination: bytes, text: bytes, why: str, fix: str) -> DunnageError:
+    """Pilots look for the sentence's first words (CLI-26, CLI-39)."""
     return DunnageError(
         f"use {escape(text)}", why, fix,
         sentence=f"Not mounting requested bind point {escape(destination)}: error: {why}",
