@@ -1,10 +1,13 @@
 """What a payload in -C can see of and do to whoever started it; and that a plain exec shares as documented."""
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +120,39 @@ def test_sockets_without_a_path_and_keys(front: Front, image: Path) -> None:
         listener.listen()
         assert front("exec", image, "/bin/payload", "connect", name).well().out == "ok\n"
         assert front("exec", "-C", image, "/bin/payload", "connect", name).well().out == "EPERM\n"
+
+
+@pytest.mark.requirement("ATK-33", "PRO-20")
+@pytest.mark.parametrize("options", [[], ["-c"], ["--no-init", "--pid"], ["-C"]], ids=" ".join)
+def test_terminal_behind_redirected_descriptors(front: Front, shelled: Path, options: list[str]) -> None:
+    """Either there is no terminal any more, or nothing can be typed into it."""
+    need("new proc")
+    script = "/bin/payload ioctl TIOCGWINSZ + ioctl TIOCSTI + ioctl TIOCSTI+high < /dev/tty"
+    leader, follower = pty.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(follower, termios.TIOCSCTTY, 0)
+
+    try:
+        done = front("exec", *options, shelled, "/bin/sh", "-c", script, preexec_fn=take_terminal)
+    finally:
+        os.close(leader)
+        os.close(follower)
+    if "-C" in options or "--pid" in options:
+        assert done.status != 0 and done.out == "" and "/dev/tty" in done.err, done
+    else:
+        assert done.well().lines == ["ok", "EPERM", "EPERM"]
+
+
+@pytest.mark.requirement("ATK-33")
+@pytest.mark.parametrize(("options", "own"), [([], False), (["-c"], False), (["-C"], True)], ids=str)
+def test_session_of_the_payload(front: Front, image: Path, options: list[str], own: bool) -> None:
+    """Field 6 of stat is 0 for a session outside of the pid namespace."""
+    need("new proc")
+    done = front("exec", *options, image, "/bin/payload", "cat", "/proc/self/stat")
+    pid, session = done.well().out.split()[0], done.out.rpartition(")")[2].split()[3]
+    assert (session == pid) is own
 
 
 @pytest.mark.requirement("ATK-22", "D11", "PRO-21")

@@ -73,6 +73,7 @@ class Machine:
         self.mountinfo = ROOT_MOUNT
         self.maximum = 100_000
         self.terminals: tuple[int, ...] = ()
+        self.controlled = False
         self.account: Account | None = ANN
         self.front = b"/usr/bin/dunnage"
         self.drivers: list[Driver] = []
@@ -93,7 +94,8 @@ class Machine:
         found = self.host.lstat(self.cwd)
         facts = HostFacts(
             1000, 100, self.cwd, found.st_dev if found else 0, found.st_ino if found else 0,
-            MountTable(self.mountinfo, self.maximum), self.terminals, self.account, b"nameserver 192.0.2.1\n",
+            MountTable(self.mountinfo, self.maximum), self.terminals, self.controlled, self.account,
+            b"nameserver 192.0.2.1\n",
         )
         facts.drivers = self.drivers
         frozen = verb == b"freeze"

@@ -150,6 +150,28 @@ def test_a_shared_terminal_is_filtered(options: str) -> None:
     assert fields(machine.compose(f"exec {options} IMAGE true"), b"terminal-filter")
 
 
+@requirement("PRO-20", "ATK-33")
+@pytest.mark.parametrize("options", ["", "-C"])
+def test_a_terminal_behind_redirected_descriptors_is_filtered(options: str) -> None:
+    machine = Machine()
+    machine.controlled = True
+    assert fields(machine.compose(f"exec {options} IMAGE true"), b"terminal-filter")
+
+
+@requirement("ATK-33")
+def test_a_job_without_a_terminal_leaves_the_session() -> None:
+    machine = Machine()
+    for options in ("-C", "--pid", "--pid --no-init"):
+        assert fields(machine.compose(f"exec {options} IMAGE true"), b"new-session") == [()]
+    for options in ("", "-c"):
+        assert not fields(machine.compose(f"exec {options} IMAGE true"), b"new-session")
+    machine.site("allow pid ns = no")
+    assert not fields(machine.compose("exec -C IMAGE true"), b"new-session")
+    machine = Machine()
+    machine.terminals = (0,)
+    assert not fields(machine.compose("exec -C IMAGE true"), b"new-session")
+
+
 @requirement("PRO-23")
 def test_sys_is_read_only_in_a_closed_container() -> None:
     def flags(options: str) -> bytes:

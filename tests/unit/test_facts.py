@@ -75,6 +75,16 @@ def test_the_plain_files_are_read_by_number(text: bytes, number: int, expected: 
     assert (fields[0] if fields else None) == expected
 
 
+@requirement("ATK-33")
+def test_a_terminal_is_found_behind_redirected_descriptors(capfd: pytest.CaptureFixture[str]) -> None:
+    code = ("import fcntl, os, sys, termios; sys.path[:0] = sys.argv[1:]; from dunnage.host.facts import gather; "
+            "os.setsid(); before = gather(); ends = os.openpty(); fcntl.ioctl(ends[1], termios.TIOCSCTTY, 0); "
+            "after = gather(); print(before.terminals, before.controlled, after.terminals, after.controlled)")
+    subprocess.run([sys.executable, "-I", "-c", code, Path(facts.__file__).resolve().parents[2]],
+                   stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    assert capfd.readouterr().out == "() False () True\n"
+
+
 PROBE = """
 import sys
 sys.path[:0] = {path!r}

@@ -176,9 +176,9 @@ def _protections(prepared: Prepared, options: Options) -> list[dict[str, str]]:
     row(17, "landlock-scope-abstract", b"landlock-scope" in planned, "containall",
         "needs kernel 6.12; left out where it is missing" if b"landlock-scope" in planned else "")
     row(18, "landlock-scope-signals", False)
-    row(19, "own-terminal", False)
+    row(19, "own-terminal", False, why="but a session without one" if b"new-session" in planned else "")
     row(20, "terminal-filter", b"terminal-filter" in planned,
-        why="" if facts.terminals else "no standard descriptor is a terminal")
+        why="" if b"terminal-filter" in planned else "there is no terminal")
     row(21, "net-namespace", b"net" in names, "net")
     row(22, "cgroup-namespace", b"cgroup" in names, "containall")
     row(23, "sys-read-only", sys is None or not sys.writable, "containall")

@@ -1,6 +1,7 @@
 """What this machine and this account look like at the moment of the call."""
 from __future__ import annotations
 
+import errno
 import posix
 import sys
 
@@ -55,12 +56,13 @@ class HostFacts:
     """cwd is ``/`` when the real one is deleted or out of reach (CLI-03); cwd_inode is then 0."""
 
     __slots__ = (
-        "uid", "gid", "cwd", "cwd_device", "cwd_inode", "mounts", "terminals", "account", "resolv_conf", "drivers",
+        "uid", "gid", "cwd", "cwd_device", "cwd_inode", "mounts", "terminals", "controlled", "account", "resolv_conf",
+        "drivers",
     )
 
     def __init__(
         self, uid: int, gid: int, cwd: bytes, cwd_device: int, cwd_inode: int, mounts: MountTable,
-        terminals: tuple[int, ...], account: Account | None, resolv_conf: bytes,
+        terminals: tuple[int, ...], controlled: bool, account: Account | None, resolv_conf: bytes,
     ) -> None:
         self.uid = uid
         self.gid = gid
@@ -69,6 +71,7 @@ class HostFacts:
         self.cwd_inode = cwd_inode
         self.mounts = mounts
         self.terminals = terminals  # those of descriptors 0 to 2 that are terminals
+        self.controlled = controlled  # there is a terminal behind /dev/tty, whatever the descriptors are
         self.account = account
         self.resolv_conf = resolv_conf  # content, empty when the host has none
         self.drivers: list[Driver] = []  # of graphics processors, where --nv or --rocm ask for them
@@ -79,7 +82,9 @@ def gather() -> HostFacts:
     cwd, device, inode = _cwd()
     mounts = MountTable(_read(b"/proc/self/mountinfo"), int(_read(b"/proc/sys/fs/mount-max") or 0))
     terminals = tuple(fd for fd in (0, 1, 2) if posix.isatty(fd))
-    return HostFacts(uid, gid, cwd, device, inode, mounts, terminals, _account(uid, gid), _read(b"/etc/resolv.conf"))
+    return HostFacts(
+        uid, gid, cwd, device, inode, mounts, terminals, _controlled(), _account(uid, gid), _read(b"/etc/resolv.conf"),
+    )
 
 
 def _cwd() -> tuple[bytes, int, int]:
@@ -92,6 +97,15 @@ def _cwd() -> tuple[bytes, int, int]:
     if not path.startswith(b"/") or (found.st_dev, found.st_ino) != (here.st_dev, here.st_ino):
         return b"/", 0, 0
     return path, found.st_dev, found.st_ino
+
+
+def _controlled() -> bool:
+    """Is there a controlling terminal? With descriptors redirected, /dev/tty still leads to it."""
+    try:
+        posix.close(posix.open(b"/dev/tty", posix.O_RDWR | posix.O_NOCTTY | posix.O_NONBLOCK | posix.O_CLOEXEC))
+    except OSError as error:
+        return error.errno != errno.ENXIO  # which says that there is none; anything else leaves it open
+    return True
 
 
 def _account(uid: int, gid: int) -> Account | None:

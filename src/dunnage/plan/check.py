@@ -22,7 +22,8 @@ ARITY = {name: len(fields) for name, (_, fields) in TABLE.items()}
 
 ONLY_ONCE = frozenset((b"speak", b"unshare", b"scratch", b"session", b"root", b"enter", b"init"))
 NEEDED_NAMESPACE = {
-    b"hostname": b"uts", b"loopback": b"net", b"init": b"pid", b"mount-proc": b"pid", b"mount-mqueue": b"ipc",
+    b"hostname": b"uts", b"loopback": b"net", b"init": b"pid", b"new-session": b"pid", b"mount-proc": b"pid",
+    b"mount-mqueue": b"ipc",
 }
 
 
