@@ -4,11 +4,13 @@
 # CC         compiler; default musl-gcc if installed, else gcc
 # PREFIX, DESTDIR   where `make install` puts things, as usual
 # TESTS      what `make test` runs: paths and options of pytest
+# KERNELS    options of tests/kernels/run.py, which `make kernels` runs
 # FUZZ_SECONDS      how long each test that damages at random goes on under `make fuzz`
 
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PREFIX ?= /usr/local
 TESTS ?=
+KERNELS ?=
 FUZZ_SECONDS ?= 600
 export PYTHON
 
@@ -16,7 +18,7 @@ INTO := $(DESTDIR)$(PREFIX)
 MAN := $(wildcard docs/man/*.1)
 RUN_TESTS := packaging/test.sh -n 2 --dist loadgroup
 
-.PHONY: help build demo test test-all lint requirements bench fuzz install uninstall clean setup launcher
+.PHONY: help build demo test test-all lint requirements bench fuzz kernels install uninstall clean setup launcher
 
 help:
 	@echo 'make build      compile the launcher, byte-compile the package; launcher/build/dunnage then works in place'
@@ -27,6 +29,7 @@ help:
 	@echo 'make requirements  write docs/requirements.md anew from the marks in the tests'
 	@echo 'make bench      compare speed and memory with the runtimes installed here'
 	@echo 'make fuzz       feed damaged plans to the launcher built with sanitizers, for FUZZ_SECONDS=$(FUZZ_SECONDS)'
+	@echo 'make kernels    run tests on Debian kernels 5.10, 6.1 and 6.12, emulated; KERNELS="--only 5.10" for one of them'
 	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR for packagers); make uninstall removes it again'
 	@echo 'make setup      install the Debian packages for all of this; without root, list them'
 	@echo 'make clean      remove what was built; what was downloaded (.venv) stays'
@@ -73,6 +76,11 @@ bench: build
 fuzz:
 	@packaging/setup.sh build test
 	@DUNNAGE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(RUN_TESTS) --timeout=0 -k random tests/launcher
+
+kernels:
+	@packaging/setup.sh build test kernels
+	@$(MAKE) -s --no-print-directory build
+	@'$(PYTHON)' tests/kernels/run.py $(KERNELS)
 
 # Nothing of an older version, or of pip's in the same place, may stay behind, hence the rm. The
 # sidecar tells the front which Python to use where that is not the system's.
