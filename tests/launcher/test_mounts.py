@@ -147,7 +147,8 @@ def test_mount_that_the_scratch_covers_is_read_only_inside(launcher: Launcher, p
     within = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec",
               'mount -t tmpfs none /mnt && touch /mnt/mark && exec "$@"', "sh"]
     done = launcher.run(plan(Path("/"), [payload, *"ls /mnt + try create /mnt/x + try touch /mnt/mark".split()],
-                             mechanism=way, uid=0, gid=0, objects="scratch-place /mnt\nscratch 1048576 2000"), wrap=within)
+                             mechanism=way, uid=0, gid=0, objects="scratch-place /mnt\nscratch 1048576 2000"),
+                        wrap=within)
     assert done.well().lines == ["mark", "EROFS", "EROFS"]
 
 
