@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BINDS = (1, 3, 10, 30, 100, 300, 1000)
 SIBLINGS = (10, 30, 100, 300, 1000, 3000, 10000)
-AT_ONCE = (1, 2, 4, 8, 16, 32)
+AT_ONCE = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LEVELS = (1, 2, 3, 4)
 BATCHES = 5
 PATIENCE_MS = 200  # a programme that takes longer is left out from there on
@@ -83,7 +83,7 @@ def at_once(case: Case, at: Workplace, clock: Clock, starts: int) -> tuple[Serie
         rates: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(BATCHES):
             for name, command in commands.items():
-                rate, failures = measure.rate(command, number, starts // BATCHES, clock)
+                rate, failures = measure.rate(command, number, max(number, starts // BATCHES), clock)
                 rates[name].append(rate)
                 failed += failures
         for name, found in rates.items():
