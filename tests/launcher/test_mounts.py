@@ -528,8 +528,8 @@ def test_new_proc_where_the_old_one_is_masked(run: Run, way: str) -> None:
     need("new proc")
     done = run("echo started", mechanism=way, namespaces="user,mount,pid", uid=0, gid=0, placing="mount-proc /proc",
                wrap=["unshare", "-Urm", "sh", "-c", "mount --bind /dev/null /proc/version && exec \"$@\"", "sh"])
-    done.refused("cannot mount a new /proc: EPERM on mount: the /proc of this machine is masked; fix: unmask /proc in "
-                 "the outer container")
+    done.refused("cannot mount a new /proc: EPERM on mount: the /proc of this machine is masked at /proc/version; fix: "
+                 "unmask /proc in the outer container")
 
 
 @pytest.mark.requirement("UND-222", "UND-54")
