@@ -461,16 +461,20 @@ static bool fill_by_overlay(struct opened *directory) {
 	}
 	int top = inside[1] ? open_point(inside, O_PATH | O_DIRECTORY, request) : openat(scratch, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	directory->overlay = overlay_works(directory, top);
-	if (inside[1]) {
-		close(point);
-		close(top);
-	} else {
+	if (!directory->overlay) {
+		char link[32];
+		note("the overlay on %s does not work, using binds", inside);
+		if (umount2(proc_path(link, top), MNT_DETACH) < 0) /* binds in place would lie below it */
+			die_request(request, inside, errno, "umount2 of an overlay that does not work");
+	}
+	if (!inside[1] && directory->overlay) {
 		close(root);
 		root = top;
+	} else {
+		close(top);
 	}
-	if (!directory->overlay) { /* binds then cover it */
-		note("the overlay on %s does not work, using binds", inside);
-	}
+	if (inside[1])
+		close(point);
 	return directory->overlay;
 }
 
