@@ -49,11 +49,14 @@ def errno_name(number: int) -> str:
     return errno.errorcode.get(number, f"errno {number}")
 
 
-def more_files(name: str) -> str:
-    """What to do about too many open files; empty when errno `name` is something else."""
+def remedy(name: str) -> str:
+    """What to do about an errno that is the machine's fault, whatever was opened; empty for others."""
     return {
         "EMFILE": "allow more open files: `ulimit -n 1024`",
         "ENFILE": "as root, allow more open files: `sysctl fs.file-max`",
+        "ENOTCONN": "the server of that file system is gone: unmount it (`fusermount3 -u`) and mount it again",
+        "ESTALE": "that file system changed under the machine: mount it again",
+        "EIO": "that file system fails: see what `ls` says there, and the kernel's log",
     }.get(name, "")
 
 

@@ -8,7 +8,7 @@ from dunnage.errors import DunnageError
 from dunnage.host import facts, site
 from dunnage.host.tree import DiskTree, HostDisk
 from dunnage.image import reference
-from dunnage.messages import errno_name, escape, more_files
+from dunnage.messages import errno_name, escape, remedy
 from dunnage.plan import compose, wire
 from dunnage.run.start import start
 
@@ -114,7 +114,7 @@ def make_directory(path: bytes, mode: int) -> None:
             why += f", '{escape(here)}' is a symbolic link or a file"
         raise DunnageError(
             f"create the directory '{escape(path)}'", why,
-            more_files(why) or "give a --workdir that you may write to, and nobody else",
+            remedy(why) or "give a --workdir that you may write to, and nobody else",
         ) from None
 
 

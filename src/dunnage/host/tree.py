@@ -5,7 +5,7 @@ import posix
 
 from dunnage.errors import DunnageError
 from dunnage.image.directory import MAX_LINKS, is_dir, is_file, is_link
-from dunnage.messages import errno_name, escape, more_files
+from dunnage.messages import errno_name, escape, remedy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,9 +141,12 @@ def _walk(path: bytes) -> bytes:
 
 
 def _kind(entry: os.DirEntry[bytes]) -> str:
-    if entry.is_symlink():
-        return "link"
-    return "dir" if entry.is_dir(follow_symlinks=False) else "file"
+    try:
+        if entry.is_symlink():
+            return "link"
+        return "dir" if entry.is_dir(follow_symlinks=False) else "file"
+    except OSError:  # one that cannot be looked at hides no others (UND-177)
+        return "file"
 
 
 def _refused(action: str, path: bytes, error: OSError) -> DunnageError:
@@ -151,5 +154,5 @@ def _refused(action: str, path: bytes, error: OSError) -> DunnageError:
     fix = {
         "EACCES": "give your account search permission on every directory of that path",
         "ENAMETOOLONG": "use a path of at most 4095 bytes with names of at most 255",
-    }.get(name) or more_files(name)
+    }.get(name) or remedy(name)
     return DunnageError(f"{action} '{escape(path)}'", name, fix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import posix
 
 from dunnage.errors import DunnageError
-from dunnage.messages import errno_name, escape, more_files
+from dunnage.messages import errno_name, escape, remedy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _unreachable(text: bytes, given: bytes, error: OSError) -> DunnageError:
         fix = f"try `ls {escape(given)}` on the host"
     else:
         why = "it cannot be reached"
-        fix = more_files(name) or "check the permissions and the length of the path"
+        fix = remedy(name) or "check the permissions and the length of the path"
     return _cannot_open(text, name, why, fix)
 
 

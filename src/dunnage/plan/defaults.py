@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dunnage.errors import DunnageError
 from dunnage.image.directory import follow, is_link
-from dunnage.messages import errno_name, escape, more_files
+from dunnage.messages import errno_name, escape, remedy
 from dunnage.plan.environment import clean_path
 from dunnage.plan.mounts import CWD, DEV, GENERATED, HOME, HOSTFS, KERNEL, SCRATCH, TMP, USER, Mount
 
@@ -411,7 +411,7 @@ def _unusable(destination: bytes, source: bytes, text: bytes, error: OSError) ->
         fix = f"try `ls {shown}` on the host"
     else:
         why = f"{name} on source {shown}"
-        fix = more_files(name) or f"try `ls -ld {shown}` on the host"
+        fix = remedy(name) or f"try `ls -ld {shown}` on the host"
     return _refused(destination, text, why, fix)
 
 

@@ -5,7 +5,7 @@ import fcntl
 import posix
 
 from dunnage.errors import DunnageError
-from dunnage.messages import errno_name, escape, more_files
+from dunnage.messages import errno_name, escape, remedy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def start(plan: bytes, launcher: bytes, call_fd: int) -> NoReturn:
     except OSError as error:
         raise DunnageError(
             f"start the launcher {escape(launcher)}", errno_name(error.errno or 0),
-            more_files(errno_name(error.errno or 0)) or "install Dunnage again, or run `make` in its source tree",
+            remedy(errno_name(error.errno or 0)) or "install Dunnage again, or run `make` in its source tree",
         ) from None
 
 
@@ -49,4 +49,4 @@ def _sealed(content: bytes) -> int:
         return file
     except OSError as error:
         name = errno_name(error.errno or 0)
-        raise DunnageError("hand over the plan", f"{name} on a memfd", more_files(name)) from None
+        raise DunnageError("hand over the plan", f"{name} on a memfd", remedy(name)) from None
