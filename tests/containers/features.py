@@ -13,7 +13,7 @@ import pytest
 
 ROOT_FIXTURES = os.environ.get("DUNNAGE_ROOT_FIXTURES", "")  # made by prepare_root.py
 LIBC = ctypes.CDLL(None, use_errno=True)
-OPEN_TREE, LANDLOCK_CREATE_RULESET, KEYCTL = 428, 444, {"x86_64": 250, "aarch64": 219}
+OPEN_TREE, MOUNT_SETATTR, LANDLOCK_CREATE_RULESET, KEYCTL = 428, 442, 444, {"x86_64": 250, "aarch64": 219}
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_WITH_SCOPES = 6
 
@@ -74,10 +74,20 @@ def _overlay() -> str | None:
 
 @probe("new mount calls")
 def _new_mount_calls() -> str | None:
+    return _refused("open_tree", OPEN_TREE, -1, b"", 0)
+
+
+@probe("mount_setattr")
+def _mount_setattr() -> str | None:
+    return _refused("mount_setattr", MOUNT_SETATTR, -1, b"", 0, None, 0)
+
+
+def _refused(name: str, number: int, *arguments: int | bytes | None) -> str | None:
+    """Whether a call is not there, whatever it thinks of its arguments."""
     ctypes.set_errno(0)
-    LIBC.syscall(OPEN_TREE, -1, b"", 0)
+    LIBC.syscall(number, *arguments)
     error = ctypes.get_errno()
-    return "open_tree: " + errno.errorcode[error] if error in (errno.ENOSYS, errno.EPERM) else None
+    return f"{name}: {errno.errorcode[error]}" if error in (errno.ENOSYS, errno.EPERM) else None
 
 
 @probe("Landlock scopes")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from containers.features import lacks
 from containers.front import Front
 
 pytestmark = pytest.mark.kernel
@@ -158,7 +159,8 @@ def test_paths_of_4095_bytes(front: Front, image: Path, tmp_path: Path) -> None:
         done = front("exec", "-B", f"{place}/{rest}:/near", image, "/bin/payload", "cat", "/near")
         assert done.well().out == "far\n"
         long = "/" + "/".join(["d" * 225] * 17)
-        done = front("exec", "-B", f"/etc/hosts:{long}/" + "f" * (4094 - len(long)), image, "/bin/payload", "echo",
+        most = 4000 if lacks("mount_setattr") else 4094  # for mount(2) the path of the scratch comes on top
+        done = front("exec", "-B", f"/etc/hosts:{long}/" + "f" * (most - len(long)), image, "/bin/payload", "echo",
                      "ok")
         assert done.well().out == "ok\n"
         front.fatal("exec", "-B", f"/etc/hosts:{long}" + "/f" * 200, image, "/bin/payload")
