@@ -76,7 +76,7 @@ def _download(series: str, scratch: Path) -> Path:
     options = {
         "Dir::Etc::SourceList": scratch / "sources.list", "Dir::Etc::SourceParts": "/dev/null", "Dir::State": scratch,
         "Dir::State::Status": scratch / "status", "Dir::Cache": scratch / "cache", "Acquire::Languages": "none",
-        "Acquire::Check-Valid-Until": "false", # of a suite that is not updated any more
+        "Acquire::Check-Valid-Until": "false",  # of a suite that is not updated any more
         "APT::Sandbox::User": "", "APT::Architecture": "amd64", "Acquire::Retries": "2",
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]

@@ -9,7 +9,7 @@ from typing import Optional
 
 PROGRAMME = "qemu-system-x86_64"
 RESULTS_BYTES = 64 << 20
-MEMORY = 1536 # MiB: the system in its tmpfs takes 200, the tests' trees and memory files some more
+MEMORY = 1536  # MiB: the system in its tmpfs takes 200, the tests' trees and memory files some more
 # Never hardware acceleration: inside a virtual machine guests may hang when they start. Newer processor models make
 # 6.12 panic now and then (emulated cmpxchg16b), `microvm` hangs, and on a busy machine the timer check fails.
 MACHINE = ("-accel", "tcg,tb-size=256", "-cpu", "Nehalem,-cx16", "-M", "pc", "-smp", "1", "-m", str(MEMORY),

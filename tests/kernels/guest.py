@@ -20,8 +20,11 @@ CLONE = f"{HOME}/dunnage"
 PYTHON = Path("/usr/bin/python3")
 BUSYBOX = Path("/bin/busybox")
 # Beside busybox: what the tests start, where they may rely on more than busybox has.
-PROGRAMMES = ("sh", "env", "mount", "umount", "unshare", "setpriv", "prlimit", "nsenter", "bwrap")
-PYTEST = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py.py", "pytest_timeout.py")
+PROGRAMMES = ("sh", "env", "ls", "mount", "umount", "unshare", "setpriv", "prlimit", "nsenter", "bwrap")
+# With what each needs in turn; some only on older Pythons.
+PACKAGES = ("pytest", "_pytest", "py.py", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli",
+            "pytest_timeout.py", "xdist", "execnet", "hypothesis", "_hypothesis_ftz_detector.py",
+            "_hypothesis_globals.py", "_hypothesis_pytestplugin.py", "attr", "attrs", "sortedcontainers")
 # Parts of the standard library that no test imports, half of its size.
 LEFT_OUT = ("test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data", "dist-packages")
 OF_THE_TREE = ("src", "tests", "pyproject.toml", "launcher/build/dunnage", "launcher/build/dunnage-launch")
@@ -31,6 +34,7 @@ ETC = {
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     "hosts": "127.0.0.1 localhost\n",
     "hostname": "emulated\n",
+    "debian_version": "emulated\n",
     "resolv.conf": "nameserver 127.0.0.1\n",
     "localtime": "UTC0\n",
 }
@@ -54,7 +58,7 @@ class System:
         inside = f"/{entry.name}"
         entry.uid = entry.gid = UID if inside == HOME or inside.startswith(f"{HOME}/") else 0
         entry.uname = entry.gname = ""
-        entry.mtime = int(entry.mtime) # byte code is valid for whole seconds
+        entry.mtime = int(entry.mtime)  # byte code is valid for whole seconds
         return entry
 
     def directory(self, inside: str, mode: int = 0o755) -> None:
@@ -137,8 +141,9 @@ def write_system(path: Path, packages: Path, payload: Path, jobs: Sequence[tuple
                                   stdout=subprocess.PIPE, text=True).stdout.strip())
     system.copy(library, str(library), LEFT_OUT)
     system.libraries(library.glob("lib-dynload/*.so"))
-    for name in PYTEST:
-        system.copy(packages / name, f"{library}/dist-packages/{name}")
+    for name in PACKAGES:
+        if (packages / name).exists():
+            system.copy(packages / name, f"{library}/dist-packages/{name}")
     for name in OF_THE_TREE:
         system.copy(TREE / name, f"{CLONE}/{name}")
     system.copy(payload, "/usr/lib/test-payload")

@@ -9,9 +9,13 @@ mount -t devpts -o nosuid,noexec,mode=620,gid=5,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
 mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /run
 ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
 chmod 666 /dev/fuse
 ip link set lo up
 hostname emulated
+mount --make-rshared /
 # Debian 10 and older, and whoever kept its setting, forbid user namespaces by it.
 [ ! -e /proc/sys/kernel/unprivileged_userns_clone ] || echo 1 > /proc/sys/kernel/unprivileged_userns_clone
 
@@ -29,7 +33,8 @@ echo '+memory +pids' > $top/delegated/cgroup.subtree_control
 # Images that belong to root, for the tests that need one.
 export DUNNAGE_ROOT_FIXTURES=/srv/root
 cd /home/tester/dunnage || exit
-python3 tests/prepare_root.py $DUNNAGE_ROOT_FIXTURES
+python3 -B tests/prepare_root.py $DUNNAGE_ROOT_FIXTURES
+python3 -B tests/odd/automounter.py $DUNNAGE_ROOT_FIXTURES/automounts 1
 
 # now: whole seconds since the start
 now() { read -r up _ < /proc/uptime && echo "${up%.*}"; }

@@ -37,8 +37,8 @@ MOVE_FROM_FD, MOVE_TO_FD = 0x04, 0x40
 RDONLY_ATTR, IDMAP_ATTR = 0x01, 0x00100000
 SET_FLAG, SET_STRING, SET_FD, CREATE = 0, 1, 5, 6
 MNT_DETACH = 2
-NAME_WIDTH = 72 # column of the outcomes
-SECONDS = 60 # for one primitive, emulated on a busy machine
+NAME_WIDTH = 72  # column of the outcomes
+SECONDS = 60  # for one primitive, emulated on a busy machine
 
 Outcome = Optional[str]
 Probe = Callable[[], Outcome]
@@ -453,7 +453,7 @@ probe("kernel file systems", "proc, host's pid namespace")(_new("proc"))
 @probe("kernel file systems", "proc, new pid namespace, /proc masked", "user mount")
 def _masked_proc() -> Outcome:
     mount("/dev/null", "/proc/version", "", MS_BIND)
-    enter("user mount pid") # whose copy of the mask is locked
+    enter("user mount pid")  # whose copy of the mask is locked
     return forked(_new("proc"))
 
 
