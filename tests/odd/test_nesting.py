@@ -7,19 +7,14 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Union
 
 import pytest
 
 from containers.features import need, probe
 from containers.front import Front
-from odd.starting import payload
+from odd.starting import Command, in_outer, payload
 
 pytestmark = pytest.mark.kernel
-
-Command = list[Union[str, Path]]
-OUTER = ["/usr/bin/unshare", "--user", "--map-root-user", "--mount"]
-
 
 def installed(name: str) -> None:
     @probe(name)
@@ -29,11 +24,6 @@ def installed(name: str) -> None:
 
 for runtime in ("bwrap", "crun"):
     installed(runtime)
-
-
-def in_outer(script: str, *options: str) -> Command:
-    """A wrap: `script` first, as root of an outer namespace; "$1" is the first word after it, and so on."""
-    return [*OUTER, *options, "/bin/sh", "-ec", script + '\nexec "$@"', "sh"]
 
 
 # ---- ours in ours ----
