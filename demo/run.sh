@@ -38,12 +38,12 @@ choose_release() {
 	[ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid # an older debootstrap than the release
 }
 
-# Mirrors to try: the machine's own may be the only one that it reaches.
+# Mirrors to try: the machine's own, which may be the only ones that it reaches; DEBIAN_MIRROR names another.
 mirrors() {
 	# shellcheck disable=SC2016
 	apt-get indextargets --format '$(REPO_URI) $(ORIGIN)' 2> /dev/null |
 		sed -n '/ Debian$/ { s/ .*//; /security/d; s,/$,,; p; }' | sort -u
-	echo http://deb.debian.org/debian
+	[ -z "${DEBIAN_MIRROR-}" ] || echo "$DEBIAN_MIRROR"
 }
 
 # bootstrap DIRECTORY: root makes a complete system; others unpack its packages, of which no script runs then.

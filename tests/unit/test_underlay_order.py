@@ -169,23 +169,23 @@ def test_earlier_class_above_a_later_one_shows_both() -> None:
 @pytest.mark.requirement("CLI-79", "UND-P15")
 def test_working_directory_hides_nothing() -> None:
     host = fixture()
-    host.dir(b"/work/job/in")
-    cwd = default(host, b"/work/job", b"/work/job", CWD)
-    inner = bind(host, b"/site/SRC/dir", b"/work/job/in")
-    assert landed(plan(host, [cwd, inner])) == {b"/work/job": b"/work/job", b"/work/job/in": b"/site/SRC/dir"}
-    same = bind(host, b"/site/SRC/dir", b"/work/job")
+    host.dir(b"/jobs/one/in")
+    cwd = default(host, b"/jobs/one", b"/jobs/one", CWD)
+    inner = bind(host, b"/site/SRC/dir", b"/jobs/one/in")
+    assert landed(plan(host, [cwd, inner])) == {b"/jobs/one": b"/jobs/one", b"/jobs/one/in": b"/site/SRC/dir"}
+    same = bind(host, b"/site/SRC/dir", b"/jobs/one")
     placement = plan(host, [cwd, same])
-    assert landed(placement) == {b"/work/job": b"/site/SRC/dir"}
+    assert landed(placement) == {b"/jobs/one": b"/site/SRC/dir"}
     assert not placement.warnings
     above = bind(host, b"/site/SRC/ro", b"/work", writable=False)
-    assert landed(plan(host, [cwd, above])) == {b"/work": b"/site/SRC/ro", b"/work/job": b"/work/job"}
+    assert landed(plan(host, [cwd, above])) == {b"/work": b"/site/SRC/ro", b"/jobs/one": b"/jobs/one"}
 
 
 @pytest.mark.requirement("CLI-79")
 def test_working_directory_that_is_there_already_is_not_mounted_again() -> None:
     host = fixture()
-    host.dir(b"/work/job")
-    cwd = default(host, b"/work/job", b"/work/job", CWD)
+    host.dir(b"/jobs/one")
+    cwd = default(host, b"/jobs/one", b"/jobs/one", CWD)
     for writable in (True, False):
         placement = plan(host, [bind(host, b"/work", b"/work", writable=writable), cwd])
         assert landed(placement) == {b"/work": b"/work"}
@@ -195,11 +195,11 @@ def test_working_directory_that_is_there_already_is_not_mounted_again() -> None:
 @pytest.mark.requirement("CLI-79")
 def test_working_directory_is_mounted_over_the_read_only_host_root() -> None:
     host = fixture()
-    host.dir(b"/work/job")
-    mounts = [default(host, b"/work/job", b"/work/job", CWD)]
+    host.dir(b"/jobs/one")
+    mounts = [default(host, b"/jobs/one", b"/jobs/one", CWD)]
     placement = place(image_of(host, b"/"), mounts, host, Underlay(), 1)
-    assert landed(placement) == {b"/work/job": b"/work/job"}
+    assert landed(placement) == {b"/jobs/one": b"/jobs/one"}
     launcher = Launcher(host)
     launcher.run(placement.operations)
-    assert launcher.look(b"/work/job") == ("dir", b"/work/job", True)
+    assert launcher.look(b"/jobs/one") == ("dir", b"/jobs/one", True)
     assert launcher.look(b"/work") == ("dir", b"/work", False)
