@@ -177,8 +177,8 @@ def test_working_directory_hides_nothing() -> None:
     placement = plan(host, [cwd, same])
     assert landed(placement) == {b"/jobs/one": b"/site/SRC/dir"}
     assert not placement.warnings
-    above = bind(host, b"/site/SRC/ro", b"/work", writable=False)
-    assert landed(plan(host, [cwd, above])) == {b"/work": b"/site/SRC/ro", b"/jobs/one": b"/jobs/one"}
+    above = bind(host, b"/site/SRC/ro", b"/jobs", writable=False)
+    assert landed(plan(host, [cwd, above])) == {b"/jobs": b"/site/SRC/ro", b"/jobs/one": b"/jobs/one"}
 
 
 @pytest.mark.requirement("CLI-79")
@@ -187,8 +187,8 @@ def test_working_directory_that_is_there_already_is_not_mounted_again() -> None:
     host.dir(b"/jobs/one")
     cwd = default(host, b"/jobs/one", b"/jobs/one", CWD)
     for writable in (True, False):
-        placement = plan(host, [bind(host, b"/work", b"/work", writable=writable), cwd])
-        assert landed(placement) == {b"/work": b"/work"}
+        placement = plan(host, [bind(host, b"/jobs", b"/jobs", writable=writable), cwd])
+        assert landed(placement) == {b"/jobs": b"/jobs"}
         assert placement.resolved[1].skipped == "the same directory is there already"
 
 
@@ -202,4 +202,4 @@ def test_working_directory_is_mounted_over_the_read_only_host_root() -> None:
     launcher = Launcher(host)
     launcher.run(placement.operations)
     assert launcher.look(b"/jobs/one") == ("dir", b"/jobs/one", True)
-    assert launcher.look(b"/work") == ("dir", b"/work", False)
+    assert launcher.look(b"/jobs") == ("dir", b"/jobs", False)
