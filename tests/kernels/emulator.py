@@ -48,7 +48,10 @@ class Machine:
         return time.monotonic() - self.begin
 
     def poll(self) -> Optional[str]:
-        """None while it runs; then why it ended: `off` is right, `panic` and `no userspace` are not our doing."""
+        """None while it runs; then how it ended, `off` if well. `panic`, `stall` and `no userspace` are the emulator's.
+
+        A stall is a machine that lost minutes in one place while its clock, which is ours, went on.
+        """
         status = self.process.poll()
         if status is None and self.seconds < self.limit:
             return None
@@ -61,6 +64,8 @@ class Machine:
             return "no userspace"
         if status is None:
             return f"more than {self.limit:.0f} s"
+        if "soft lockup" in said:
+            return "stall"
         return f"{PROGRAMME}: status {status}" if status else "off"
 
     def kill(self) -> None:

@@ -49,7 +49,7 @@ def of_pytest(report: Path) -> Result:
         if bad:
             result.failures.append(f"{name}: {' '.join(bad[0].split())[:300]}")
         elif "skipped" in told:
-            result.skipped[told["skipped"]] += 1
+            result.skipped[told["skipped"].splitlines()[0]] += 1
         else:
             result.passed += 1
     return result
