@@ -433,16 +433,17 @@ def test_one_source_under_another_in_every_mixture_of_flags(run: Run, host: Path
     assert done.well().lines == ["ok", "EROFS", "EROFS", "ok"]
 
 
-def test_many_sources_with_few_descriptors(run: Run, host: Path, way: str) -> None:
-    """More sources than descriptors may be open (R19)."""
+@pytest.mark.parametrize("limit", ["100:100", "100:4096"])
+def test_many_sources_with_few_descriptors(run: Run, host: Path, way: str, limit: str) -> None:
+    """More sources than descriptors may be open (R19); the payload gets the caller's limits."""
     count = 300
     points = "".join(f"make-dir 755 /mnt/d{number}\nattach {number + 1} dir '' 0 /mnt/d{number}\n"
                      for number in range(count))
     done = run("cat /mnt/d0/y + cat /mnt/d299/sub/x + limits", mechanism=way,
                objects=[source(1 + number, host / "dir", "ro") for number in range(count)],
-               placing="mount-tmpfs 755 65536 400 /mnt\n" + points, wrap=["prlimit", "--nofile=100:100"])
+               placing="mount-tmpfs 755 65536 400 /mnt\n" + points, wrap=["prlimit", f"--nofile={limit}"])
     assert done.well().lines[:2] == ["y", "s"]
-    assert "files=100,100" in done.lines[2]
+    assert f"files={limit.replace(':', ',')}" in done.lines[2]
 
 
 # ---- things made ----

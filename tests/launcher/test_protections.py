@@ -171,3 +171,13 @@ def test_calls_that_the_kernel_lacks(run: Run, tmp_path: Path, calls: str, error
                        "attach 1 dir '' 0 /new\nseal 0",
                process="workdir fatal /\ndescriptors close", wrap=without_calls(calls, error))
     assert done.well().lines == ["x", "EROFS", "dangling hostname link passwd", "0:char 1:fifo 2:fifo "]
+
+
+@pytest.mark.requirement("UND-202", "UND-366", "HRD-26", "ISO-51", "ISO-52", "D6", "UND-P24")
+@pytest.mark.parametrize("flags", ["ro", ""])
+def test_call_that_lies_is_found_out(run: Run, tmp_path: Path, flags: str) -> None:
+    """A call that returned 0 is no proof: what the mounts are is read back, and a promise not kept ends the start."""
+    need("new mount calls")
+    done = run("echo started", objects=[source(1, tmp_path, flags)], placing="attach 1 dir '' 0 /opt",
+               wrap=without_calls("mount_setattr", "SUCCESS"))
+    assert "the mount came out without " in done.refused("dunnage-launch: cannot mount /")

@@ -91,6 +91,9 @@ def test_stored_plan_takes_what_is_there(launcher: Launcher, image: Path, host: 
     replace(host / "dir", "another of its kind")
     assert launcher.run(launch).well().out == "dir\n"
     shutil.rmtree(host / "dir")
+    (host / "dir").touch()
+    launcher.run(launch).refused("host/dir: it is no directory any more")
+    (host / "dir").unlink()
     (host / "dir").symlink_to("kept")
     launcher.run(launch).refused("host/dir: it became a symbolic link")
 
