@@ -26,7 +26,7 @@ help:
 	@echo 'make test       install what is missing and run the tests, as an unprivileged user; TESTS=PATH for some of them'
 	@echo 'make test-all   the same with the tests that take minutes'
 	@echo 'make lint       ruff, mypy --strict and the static analyser of gcc'
-	@echo 'make requirements  write docs/requirements.md anew from the marks in the tests'
+	@echo 'make requirements  write build/requirements.md (which test holds what) from the marks in the tests'
 	@echo 'make bench      compare speed and memory with the runtimes installed here'
 	@echo 'make fuzz       feed damaged plans to the launcher built with sanitizers, for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make kernels    run tests on Debian kernels 5.10, 6.1 and 6.12, emulated; KERNELS="--only 5.10" for one of them'
@@ -67,7 +67,7 @@ lint:
 
 requirements:
 	@'$(PYTHON)' tests/requirements.py
-	@echo 'requirements: docs/requirements.md is made'
+	@echo 'requirements: build/requirements.md is made'
 
 bench: build
 	@packaging/setup.sh build bench

@@ -1,4 +1,4 @@
-"""Which test holds which requirement: makes docs/requirements.md of the marks that the tests carry.
+"""Which test holds which requirement: makes build/requirements.md of the marks that the tests carry.
 
     python3 tests/requirements.py
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-PAGE = TESTS.parent / "docs" / "requirements.md"
+PAGE = TESTS.parent / "build" / "requirements.md"
 DECLINED = TESTS / "declined.txt"
 CASES = TESTS / "cases" / "conformance.ini"
 
@@ -158,4 +158,5 @@ def statements(found: list[tuple[str, str]]) -> str:
 
 
 if __name__ == "__main__":
+    PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(), encoding="utf-8")

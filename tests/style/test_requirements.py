@@ -1,4 +1,4 @@
-"""Marks name requirements that exist, and the page that is made of them is current."""
+"""Marks name requirements that exist, and a page can be made of them."""
 from __future__ import annotations
 
 import pytest
@@ -20,8 +20,10 @@ def test_what_is_declined_exists_and_says_why() -> None:
         assert len(why) > 20 and why.endswith("."), name
 
 
-def test_page_is_current() -> None:
-    assert requirements.PAGE.read_text(encoding="utf-8") == requirements.page(), "run: make requirements"
+def test_page_names_tests_and_what_has_none() -> None:
+    page = requirements.page()
+    assert "| UND-12 | `kernel/test_conformance.py`: case;" in page
+    assert "Without a test: " in page
 
 
 @pytest.mark.parametrize("wrong", ["UND-40", "UND-400", "CLI-124", "XXX-1", "UND12", "R24", "D0", "und-1", "UND-1 "])
