@@ -7,9 +7,10 @@ import sys
 
 from dunnage import settings
 from dunnage.cli.call import read
-from dunnage.cli.parse import Options, parse
+from dunnage.cli.parse import parse
 from dunnage.errors import USAGE, DunnageError
 from dunnage.messages import DEBUG, Voice, answer, errno_name
+from dunnage.plan.options import Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

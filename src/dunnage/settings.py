@@ -14,7 +14,7 @@ COMPATIBLE = "1.4.5"  # the Apptainer level that the foreign names claim (CLI-08
 # Arity: boolean; one value, the last wins; comma list, accumulates; a grammar of its own (cli.parse).
 FLAG, VALUE, LIST, SPEC = range(4)
 
-# Target: the attribute of cli.parse.Options that receives the value, or one of these two.
+# Target: the attribute of plan.options.Options that receives the value, or one of these two.
 IGNORED = ""   # accepted, changes nothing here
 REFUSED = "-"  # one clear error
 

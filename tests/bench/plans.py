@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dunnage.cli.call import Call
-from dunnage.cli.exec import prepare
-from dunnage.cli.parse import Options, parse
+from dunnage.cli.parse import parse
 from dunnage.plan import wire
+from dunnage.plan.options import Options
+from dunnage.run.prepare import prepare
 
 if TYPE_CHECKING:
     from bench.cases import Case

@@ -11,8 +11,8 @@ import pytest
 from containers.features import need
 from containers.front import Front
 from containers.launch import Ended
-from dunnage.cli.exec import make_directory
 from dunnage.errors import DunnageError
+from dunnage.run.prepare import make_directory
 
 pytestmark = pytest.mark.kernel
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 import errno
 
 from dunnage.cli.call import Call
-from dunnage.cli.exec import Prepared
-from dunnage.cli.parse import Options, parse
+from dunnage.cli.parse import parse
 from dunnage.host.facts import HostFacts, MountTable
 from dunnage.host.gpu import Driver
 from dunnage.host.site import SitePolicy, take
@@ -14,6 +13,8 @@ from dunnage.plan.check import check
 from dunnage.plan.compose import Composition, Request, compose
 from dunnage.plan.identity import Account
 from dunnage.plan.mounts import Mount
+from dunnage.plan.options import Options
+from dunnage.run.prepare import Prepared
 from unit.memory_tree import MemoryTree
 
 ANN = Account(b"ann", 1000, 100, b"Ann", b"/home/ann", b"/bin/bash", b"users")

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dunnage.cli.binds import Bind, parse, parse_home, parse_mount, show
+from dunnage.cli.binds import parse, parse_home, parse_mount, show
 from dunnage.errors import FAILED, DunnageError
+from dunnage.plan.options import Bind
 
 requirement = pytest.mark.requirement
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dunnage.cli.env_file import parse, read
 from dunnage.errors import DunnageError
+from dunnage.host.env_file import parse, read
 
 pytestmark = pytest.mark.requirement("FLG-19")
 

@@ -14,11 +14,12 @@ import pytest
 from dunnage.__main__ import run
 from dunnage.cli.call import Call
 from dunnage.cli.freeze import renew
-from dunnage.cli.parse import Options, parse
+from dunnage.cli.parse import parse
 from dunnage.errors import DunnageError
 from dunnage.plan import wire
 from dunnage.plan.check import check
 from dunnage.plan.frozen import freeze
+from dunnage.plan.options import Options
 from dunnage.run import stored
 from unit.composing import Machine
 

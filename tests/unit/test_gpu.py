@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from dunnage.cli.call import Call
 from dunnage.cli.explain import document, shown
-from dunnage.cli.parse import Options, parse
+from dunnage.cli.parse import parse
 from dunnage.host import gpu, ld_cache
 from dunnage.host.gpu import Driver, Library, Nvidia, Rocm, Vendor
 from dunnage.host.site import SitePolicy, take
 from dunnage.host.tree import DiskTree
 from dunnage.image import elf
 from dunnage.plan.compose import Composition
+from dunnage.plan.options import Options
 from dunnage.plan.scripts import WAITING
 from unit.composing import Machine, destinations, environment, mount_at
 from unit.libraries import MACHINE, cache, library

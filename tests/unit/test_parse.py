@@ -4,9 +4,10 @@ from __future__ import annotations
 import pytest
 
 from dunnage.cli.call import Call
-from dunnage.cli.parse import Options, parse
+from dunnage.cli.parse import parse
 from dunnage.errors import FAILED, USAGE, DunnageError
 from dunnage.messages import DEBUG, NORMAL, QUIET, SILENT, VERBOSE
+from dunnage.plan.options import Options
 
 requirement = pytest.mark.requirement
 

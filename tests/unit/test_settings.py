@@ -5,7 +5,7 @@ import pytest
 
 from dunnage import settings, settings_help
 from dunnage.cli import help as help_pages
-from dunnage.cli.parse import Options
+from dunnage.plan.options import Options
 
 requirement = pytest.mark.requirement
 TABLES = [settings.GLOBAL, settings.ACTION, *settings.OWN.values()]

@@ -3,37 +3,9 @@ from __future__ import annotations
 
 from dunnage.errors import DunnageError
 from dunnage.messages import escape
+from dunnage.plan.options import Bind
 
 BLANKS = b" \t"
-
-
-class Bind:
-    """Show `source` of the host at `destination`.
-
-    source       as typed, perhaps relative to the working directory
-    destination  absolute, or empty: the same path as the source made absolute
-    writable     false with ``ro``
-    image_src    path inside `source`, which is then a data image (CLI-96); else empty
-    image_id     number of a partition of such an image; else empty
-    nested       containers started inside get it again (CLI-67)
-    inherited    asked for by an outer container: skipped when the source is missing (CLI-87)
-    text         origin and spelling for messages: ``--bind a:b``, ``APPTAINER_BINDPATH a:b``
-    """
-
-    __slots__ = ("source", "destination", "writable", "image_src", "image_id", "nested", "inherited", "text")
-
-    def __init__(
-        self, source: bytes, destination: bytes = b"", *, writable: bool = True, image_src: bytes = b"",
-        image_id: bytes = b"", nested: bool = True, inherited: bool = False, text: bytes = b"",
-    ) -> None:
-        self.source = source
-        self.destination = destination
-        self.writable = writable
-        self.image_src = image_src
-        self.image_id = image_id
-        self.nested = nested
-        self.inherited = inherited
-        self.text = text
 
 
 def unusable(bind: Bind, why: str, fix: str = "") -> DunnageError:

@@ -20,7 +20,7 @@ class Call:
     after        why the launcher started the front again: empty, ``stale`` or ``userns:CALL:ERRNO``
     fd           descriptor of the block, for the launcher; its offset is left at the beginning
     launcher     path of ``dunnage-launch``
-    front        path of the front itself
+    front        path of the front itself, empty when it was started a second time
     """
 
     __slots__ = ("argv0", "name", "arguments", "environment", "ignored", "after", "fd", "launcher", "front")
@@ -41,7 +41,7 @@ class Call:
         self.ignored = ignored
         self.fd = fd
         self.launcher = launcher
-        self.front = front
+        self.front = b"" if self.after == b"stale" else front
 
 
 def read(fd: int, launcher: bytes = b"", front: bytes = b"") -> Call:

@@ -14,8 +14,8 @@ from dunnage.messages import answer, escape
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.cli.call import Call
-    from dunnage.cli.parse import Options
     from dunnage.messages import Voice
+    from dunnage.plan.options import Options
 
 VARIABLES = (b"APPTAINER_BINDPATH", b"SINGULARITY_BINDPATH")
 

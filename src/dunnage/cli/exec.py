@@ -1,42 +1,15 @@
 """The verbs exec, run and shell: compose a plan and become the launcher."""
 from __future__ import annotations
 
-import posix
-
-import dunnage
-from dunnage.errors import DunnageError
-from dunnage.host import facts, site
-from dunnage.host.tree import DiskTree, HostDisk
-from dunnage.image import reference
-from dunnage.messages import errno_name, escape, remedy
-from dunnage.plan import compose, wire
+from dunnage.plan import wire
+from dunnage.run.prepare import ready
 from dunnage.run.start import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.cli.call import Call
-    from dunnage.cli.parse import Options
-    from dunnage.host.facts import HostFacts
-    from dunnage.host.site import SitePolicy
-    from dunnage.image.reference import Reference
     from dunnage.messages import Voice
-    from dunnage.plan.compose import Composition
-
-PLACE = posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
-
-
-class Prepared:
-    """A composition and the world it was made for."""
-
-    __slots__ = ("composition", "facts", "policy", "reference")
-
-    def __init__(
-        self, composition: Composition, host_facts: HostFacts, policy: SitePolicy, image: Reference,
-    ) -> None:
-        self.composition = composition
-        self.facts = host_facts
-        self.policy = policy
-        self.reference = image
+    from dunnage.plan.options import Options
 
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
@@ -47,91 +20,3 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     for text in prepared.composition.notes:
         voice.verbose(text)
     start(wire.encode(prepared.composition.operations), call.launcher, call.fd)
-
-
-def ready(call: Call, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
-    """The same as `prepare`, with every host directory made that it wants below -W."""
-    prepared = prepare(call, verb, options, words, frozen)
-    directories = prepared.composition.wanted.directories
-    if not directories:
-        return prepared
-    for path, mode in directories:
-        make_directory(path, mode)
-    prepared = prepare(call, verb, options, words, frozen)  # which says where they really are
-    for path, _ in prepared.composition.wanted.directories:
-        raise DunnageError(
-            f"use the directory '{escape(path)}'", "ENOENT, somebody removed it again", "give another --workdir",
-        )
-    return prepared
-
-
-def prepare(call: Call, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
-    """Look at the world once and compose; nothing is changed by it."""
-    policy = site.read(options.config, dunnage.__path__[0].encode("utf-8", "surrogateescape"))
-    host_facts = facts.gather()
-    if frozen:  # whoever starts it may have a terminal
-        host_facts.terminals = (0, 1, 2)
-    host = HostDisk(host_facts.mounts)
-    if options.nv or options.rocm or policy.always_use_nv or policy.always_use_rocm:
-        from dunnage.host import gpu
-
-        host_facts.drivers = gpu.asked(options, policy, host)
-    image = reference.find(words[0], host_facts.cwd, host, host_facts.mounts)
-    if options.env_file:
-        from dunnage.cli import env_file
-
-        options.env = env_file.read(options.env_file, host_facts.cwd) + options.env
-    request = compose.Request(
-        verb, call.name, words[1:], options, call.environment,
-        b"" if call.after == b"stale" else call.front, dunnage.__version__.encode(), frozen,
-    )
-    composition = compose.compose(request, policy, host_facts, host, image, DiskTree(image.path))
-    composition.warnings[:0] = policy.warnings
-    composition.notes[:0] = policy.notes
-    return Prepared(composition, host_facts, policy, image)
-
-
-def make_directory(path: bytes, mode: int) -> None:
-    """Below -W: what exists stays as it is (CLI-81).
-
-    Step by step, since an earlier payload may exchange anything there for a link at any moment (ATK-40).
-    """
-    parts = path.split(b"/")[1:]
-    here = b"/"
-    try:
-        above = posix.open(here, PLACE)
-        try:
-            for number, part in enumerate(parts, 1):
-                here = b"/" + b"/".join(parts[:number])
-                inner = _enter(above, part, mode if number == len(parts) else 0o755)
-                posix.close(above)
-                above = inner
-        finally:
-            posix.close(above)
-    except OSError as error:
-        why = errno_name(error.errno or 0)
-        if why == "ENOTDIR":  # so says the kernel of links as well
-            why += f", '{escape(here)}' is a symbolic link or a file"
-        raise DunnageError(
-            f"create the directory '{escape(path)}'", why,
-            remedy(why) or "give a --workdir that you may write to, and nobody else",
-        ) from None
-
-
-def _enter(above: int, part: bytes, mode: int) -> int:
-    """A directory of an open one, made if it is missing; never through a link."""
-    try:
-        return posix.open(part, PLACE, dir_fd=above)
-    except FileNotFoundError:
-        pass
-    try:
-        posix.mkdir(part, 0o700, dir_fd=above)
-    except FileExistsError:  # another start was faster
-        return posix.open(part, PLACE, dir_fd=above)
-    inner = posix.open(part, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=above)
-    try:
-        posix.fchmod(inner, mode)  # whatever the umask
-    except OSError:
-        posix.close(inner)
-        raise
-    return inner

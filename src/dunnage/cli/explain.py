@@ -1,21 +1,21 @@
 """`explain`: what a launch would mount where and why, without starting it (UND-353, ISO-53)."""
 from __future__ import annotations
 
-from dunnage.cli.exec import prepare
 from dunnage.messages import answer, escape
 from dunnage.plan.mounts import CWD, DEV, GENERATED, HOME, HOSTFS, KERNEL, SCRATCH, TMP, USER
 from dunnage.plan.underlay import BINDS_ONLY
+from dunnage.run.prepare import prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from dunnage.cli.call import Call
-    from dunnage.cli.exec import Prepared
-    from dunnage.cli.parse import Options
     from dunnage.host.site import SitePolicy
     from dunnage.messages import Voice
+    from dunnage.plan.options import Options
     from dunnage.plan.underlay import Resolved
+    from dunnage.run.prepare import Prepared
 
 CLASSES = {
     DEV: "dev", HOSTFS: "site", KERNEL: "kernel", HOME: "home", TMP: "tmp", SCRATCH: "scratch",

@@ -5,7 +5,6 @@ import posix
 
 from dunnage import settings
 from dunnage.cli import binds
-from dunnage.cli.exec import ready
 from dunnage.cli.parse import PREFIXES, usage
 from dunnage.errors import DunnageError
 from dunnage.messages import answer, escape
@@ -14,12 +13,13 @@ from dunnage.plan.environment import PREFIXES as FOR_PAYLOAD
 from dunnage.plan.frozen import freeze
 from dunnage.plan.wire import BadPlan, encode, parse, quote
 from dunnage.run import stored
+from dunnage.run.prepare import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.cli.call import Call
-    from dunnage.cli.parse import Options
     from dunnage.messages import Voice
+    from dunnage.plan.options import Options
     from dunnage.plan.wire import Operation
 
 SECRET = (b"env", b"docker-password")  # options whose values are not shown

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dunnage.cli.call import Call
-    from dunnage.cli.parse import Options
     from dunnage.messages import Voice
+    from dunnage.plan.options import Options
 
 WIDTH = 100
 

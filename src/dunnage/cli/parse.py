@@ -9,97 +9,14 @@ from dunnage.settings import FLAG, IGNORED, LIST, REFUSED, VALUE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dunnage.cli.binds import Bind
     from dunnage.cli.call import Call
+    from dunnage.plan.options import Options
     from dunnage.settings import Row
 
 PREFIXES = (b"APPTAINER_", b"SINGULARITY_")  # the first wins for one key (CLI-52)
 
 _TRUE = (b"1", b"t", b"true", b"y", b"yes")
 _FALSE = (b"0", b"f", b"false", b"n", b"no")
-
-
-class Options:
-    """What was asked for, by options and their twins; implications (-C) are already drawn.
-
-    help, version, silent, quiet, verbose, debug, nocolor   as given
-    level         of our messages (CLI-19)
-    config        configuration file that replaces the site's, or empty
-    verb          chosen verb, once it is known to exist
-    action        verb that `explain` explains, exec by default
-    json          machine-readable answer
-    plan          of `explain`: the plan's records, a line each
-    frozen        of `explain`: the same of a stored plan
-    output, force of `freeze`: file for the plan; it may exist
-    text          of `freeze`: file with a plan in text form, or empty
-    passed        of `freeze`: names of variables to take from whoever starts the plan
-    profile, strict   of `check`
-
-    binds         list of Bind: --bind and --mount in the order given, then their twins
-    home          Bind of --home, or None
-    no_mount      words and destinations of --no-mount; holds ``home`` for --no-home
-    workdir       host directory for contained /tmp, /var/tmp, home and scratch, or empty
-    scratch       container paths of --scratch
-    cwd           working directory inside, or empty
-    contain, containall, ipc, pid, uts, net, userns, cleanenv    as given or implied
-    no_pid, no_init, no_umask, no_home                           as given
-    hostname      or empty; implies uts
-    network       ``none`` or empty
-    env           pairs of --env; a later one wins
-    env_file      files of --env-file
-    no_env        names of --no-env
-    nv, rocm      GPU support; no_nv, no_rocm: not even by the site's wish
-    shell         of the verb `shell`, or empty
-    underlay      --underlay: binds only, as a strategy
-    underlay_strategy   ``auto``, ``binds`` or ``overlay`` (str)
-    mount_api           ``auto`` or ``classic`` (str)
-
-    origins       attribute -> what set it, for messages: ``--pid``, ``APPTAINER_PID``
-    warnings      to show at the default level
-    notes         to show with --verbose
-    """
-
-    __slots__ = (
-        "help", "version", "silent", "quiet", "verbose", "debug", "nocolor", "level", "config", "verb", "action",
-        "json", "plan", "frozen", "output", "force", "text", "passed", "profile", "strict", "binds", "home",
-        "no_mount", "workdir", "scratch", "cwd", "contain", "containall", "ipc", "pid", "uts", "net", "userns",
-        "cleanenv", "no_pid", "no_init", "no_umask", "no_home", "hostname", "network", "env", "env_file", "no_env",
-        "nv", "rocm", "no_nv", "no_rocm", "shell", "underlay", "underlay_strategy", "mount_api", "origins", "warnings",
-        "notes",
-    )
-
-    def __init__(self) -> None:
-        self.help = self.version = self.silent = self.quiet = self.verbose = self.debug = self.nocolor = False
-        self.level = NORMAL
-        self.config = b""
-        self.verb = b""
-        self.action = b"exec"
-        self.json = self.plan = self.frozen = self.force = self.strict = False
-        self.output = self.text = b""
-        self.passed: list[bytes] = []
-        self.profile = b""
-        self.binds: list[Bind] = []
-        self.home: Bind | None = None
-        self.no_mount: list[bytes] = []
-        self.workdir = b""
-        self.scratch: list[bytes] = []
-        self.cwd = b""
-        self.contain = self.containall = self.ipc = self.pid = self.uts = self.net = False
-        self.userns = self.cleanenv = False
-        self.no_pid = self.no_init = self.no_umask = self.no_home = False
-        self.hostname = b""
-        self.network = b""
-        self.env: list[tuple[bytes, bytes]] = []
-        self.env_file: list[bytes] = []
-        self.no_env: list[bytes] = []
-        self.nv = self.rocm = self.no_nv = self.no_rocm = False
-        self.shell = b""
-        self.underlay = False
-        self.underlay_strategy = "auto"
-        self.mount_api = "auto"
-        self.origins: dict[str, str] = {}
-        self.warnings: list[str] = []
-        self.notes: list[str] = []
 
 
 def usage(sentence: str, fix: str = "") -> DunnageError:

@@ -8,8 +8,8 @@ from dunnage.settings import COMPATIBLE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.cli.call import Call
-    from dunnage.cli.parse import Options
     from dunnage.messages import Voice
+    from dunnage.plan.options import Options
 
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:

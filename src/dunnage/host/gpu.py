@@ -10,9 +10,9 @@ from dunnage.messages import errno_name, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dunnage.cli.parse import Options
     from dunnage.host.site import SitePolicy
     from dunnage.host.tree import DiskTree
+    from dunnage.plan.options import Options
 
 CACHE = b"/etc/ld.so.cache"
 CACHE_LIMIT = 1 << 25

@@ -9,13 +9,13 @@ from dunnage.plan.mounts import HOSTFS, Image, Underlay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dunnage.cli.parse import Options
     from dunnage.host.facts import HostFacts
     from dunnage.host.site import SitePolicy
     from dunnage.image.reference import Reference
     from dunnage.plan.defaults import Host, Wanted
     from dunnage.plan.environment import Environment, Operation
     from dunnage.plan.mounts import Tree
+    from dunnage.plan.options import Options
     from dunnage.plan.underlay import Placement
 
 FORMAT = b"1"  # operations.VERSION, without the time it takes to import the table

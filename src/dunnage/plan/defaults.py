@@ -14,11 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from dunnage.cli.binds import Bind
-    from dunnage.cli.parse import Options
     from dunnage.host.facts import HostFacts
     from dunnage.host.site import SitePolicy
     from dunnage.plan.mounts import HostTree, Tree
+    from dunnage.plan.options import Bind, Options
 
     class Host(HostTree, Protocol):
         def locate(self, path: bytes) -> tuple[bytes, str, int, int]: ...

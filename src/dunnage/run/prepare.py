@@ -1,0 +1,145 @@
+"""From what is asked for to a plan for this machine: looks at the world, and composes.
+
+Every front door comes here: the verbs with their command lines, the Python API with its objects.
+"""
+from __future__ import annotations
+
+import posix
+
+import dunnage
+from dunnage.errors import DunnageError
+from dunnage.host import facts, site
+from dunnage.host.tree import DiskTree, HostDisk
+from dunnage.image import reference
+from dunnage.messages import errno_name, escape, remedy
+from dunnage.plan import compose
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from dunnage.host.facts import HostFacts
+    from dunnage.host.site import SitePolicy
+    from dunnage.image.reference import Reference
+    from dunnage.plan.compose import Composition
+    from dunnage.plan.options import Options
+
+    class Caller(Protocol):
+        """Who asks.
+
+        name         ``dunnage``, or the foreign name whose ways are expected
+        environment  the variables that can be passed on
+        front        program to start again when the plan turns out stale, or empty
+        """
+
+        name: bytes
+        environment: dict[bytes, bytes]
+        front: bytes
+
+PLACE = posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
+
+
+class Prepared:
+    """A composition and the world it was made for."""
+
+    __slots__ = ("composition", "facts", "policy", "reference")
+
+    def __init__(
+        self, composition: Composition, host_facts: HostFacts, policy: SitePolicy, image: Reference,
+    ) -> None:
+        self.composition = composition
+        self.facts = host_facts
+        self.policy = policy
+        self.reference = image
+
+
+def ready(caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
+    """The same as `prepare`, with every host directory made that it wants below -W."""
+    prepared = prepare(caller, verb, options, words, frozen)
+    directories = prepared.composition.wanted.directories
+    if not directories:
+        return prepared
+    for path, mode in directories:
+        make_directory(path, mode)
+    prepared = prepare(caller, verb, options, words, frozen)  # which says where they really are
+    for path, _ in prepared.composition.wanted.directories:
+        raise DunnageError(
+            f"use the directory '{escape(path)}'", "ENOENT, somebody removed it again", "give another --workdir",
+        )
+    return prepared
+
+
+def prepare(caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
+    """Look at the world once and compose; nothing is changed by it.
+
+    words   the image, then the command
+    frozen  the plan will be stored, for whoever starts it
+    """
+    policy = site.read(options.config, dunnage.__path__[0].encode("utf-8", "surrogateescape"))
+    host_facts = facts.gather()
+    if frozen:  # whoever starts it may have a terminal
+        host_facts.terminals = (0, 1, 2)
+    host = HostDisk(host_facts.mounts)
+    if options.nv or options.rocm or policy.always_use_nv or policy.always_use_rocm:
+        from dunnage.host import gpu
+
+        host_facts.drivers = gpu.asked(options, policy, host)
+    image = reference.find(words[0], host_facts.cwd, host, host_facts.mounts)
+    if options.env_file:
+        from dunnage.host import env_file
+
+        options.env = env_file.read(options.env_file, host_facts.cwd) + options.env
+        options.env_file = []
+    request = compose.Request(
+        verb, caller.name, words[1:], options, caller.environment, caller.front, dunnage.__version__.encode(), frozen,
+    )
+    composition = compose.compose(request, policy, host_facts, host, image, DiskTree(image.path))
+    composition.warnings[:0] = policy.warnings
+    composition.notes[:0] = policy.notes
+    return Prepared(composition, host_facts, policy, image)
+
+
+def make_directory(path: bytes, mode: int) -> None:
+    """Below -W: what exists stays as it is (CLI-81).
+
+    Step by step, since an earlier payload may exchange anything there for a link at any moment (ATK-40).
+    """
+    parts = path.split(b"/")[1:]
+    here = b"/"
+    try:
+        above = posix.open(here, PLACE)
+        try:
+            for number, part in enumerate(parts, 1):
+                here = b"/" + b"/".join(parts[:number])
+                inner = _enter(above, part, mode if number == len(parts) else 0o755)
+                posix.close(above)
+                above = inner
+        finally:
+            posix.close(above)
+    except OSError as error:
+        why = errno_name(error.errno or 0)
+        if why == "ENOTDIR":  # so says the kernel of links as well
+            why += f", '{escape(here)}' is a symbolic link or a file"
+        raise DunnageError(
+            f"create the directory '{escape(path)}'", why,
+            remedy(why) or "give a --workdir that you may write to, and nobody else",
+        ) from None
+
+
+def _enter(above: int, part: bytes, mode: int) -> int:
+    """A directory of an open one, made if it is missing; never through a link."""
+    try:
+        return posix.open(part, PLACE, dir_fd=above)
+    except FileNotFoundError:
+        pass
+    try:
+        posix.mkdir(part, 0o700, dir_fd=above)
+    except FileExistsError:  # another start was faster
+        return posix.open(part, PLACE, dir_fd=above)
+    inner = posix.open(part, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=above)
+    try:
+        posix.fchmod(inner, mode)  # whatever the umask
+    except OSError:
+        posix.close(inner)
+        raise
+    return inner
