@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.features import lacks
+from containers.features import ROOT_FIXTURES, lacks, need
 from containers.front import Front
 
 pytestmark = pytest.mark.kernel
@@ -57,9 +57,11 @@ def test_image_that_is_none(front: Front, tmp_path: Path, kind: str, words: list
         path.touch()
         path = path / "x"
     elif kind == "unreadable":
-        path = Path("/root") if os.stat("/root").st_uid != os.getuid() else path
+        need("root-owned images")
+        path = Path(ROOT_FIXTURES, "image/odd/locked")
     elif kind == "behind an unreadable directory":
-        path = Path("/root/image")
+        need("root-owned images")
+        path = Path(ROOT_FIXTURES, "image/odd/locked/image")
     arguments = {"device": "/dev/null", "long": "/x" * 2500, "long name": "/" + "n" * 300, "empty": ""}
     before = sorted(tmp_path.iterdir())
     line = front.fatal("exec", arguments.get(kind, path), "/bin/true")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.features import need
+from containers.features import ROOT_FIXTURES, need
 from containers.launch import Launcher, Run
 from containers.plans import opened_root, operation, operations, plan, source
 
@@ -344,10 +344,10 @@ def test_every_kind_of_entry_is_taken_over(run: Run, host: Path, way: str, paylo
 @pytest.mark.requirement("UND-177")
 def test_directory_that_cannot_be_listed(run: Run, host: Path) -> None:
     """Not the user's own: those the launcher may list in its namespace, whatever their mode is."""
-    done = run("echo started", objects=[source(1, "/root", "ro")], root="stage 0\nstage 1\nroot 0",
-               placing="attach 1 dir '' 0 /opt\nopen 0 1 '' binds none 755 1 0 0 /opt\npoint-dir 0 755 new\n"
-                       "fill 0\n"
-                       "seal 0")
+    need("root-owned images")
+    done = run("echo started", objects=[source(1, Path(ROOT_FIXTURES, "image/odd/locked"), "ro")],
+               root="stage 0\nstage 1\nroot 0", placing="attach 1 dir '' 0 /opt\n"
+               "open 0 1 '' binds none 755 1 0 0 /opt\npoint-dir 0 755 new\nfill 0\nseal 0")
     done.refused("cannot mount /opt: EACCES on listing the directory")
 
 
