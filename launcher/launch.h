@@ -98,11 +98,11 @@ extern int procfs; /* checked /proc of the host */
 void mounts_choose(bool force_classic);
 /* Copy of the mounts at dir/name (name "" for dir itself). */
 int tree_clone(struct tree *tree, int dir, const char *name, unsigned flags);
-/* Mount on the object that `point` refers to. The tree's fd is closed by tree_close only. */
-int tree_attach(struct tree *tree, int point);
-/* Sets the tree's flags on each of its mounts that shows, where the classic way has to; more of them show once
- * something was unmounted in it. */
-int tree_restrict(const struct tree *tree);
+/* Mount on the object that `point` refers to and that lies at dir/way; then the tree's fd, which tree_close closes,
+ * refers to the new mount. A way of NULL: the fd is not needed any more. The flags of what mount(2) mounted are those
+ * of its source: mount_restrict. */
+int tree_attach(struct tree *tree, int point, int dir, const char *way);
+/* Of a mount of the scratch's own tmpfs. */
 int mount_readonly(int top);
 void tree_close(struct tree *tree);
 /* New file system on the object `point`. */
@@ -111,7 +111,8 @@ char *proc_path(char buffer[32], int fd);
 /* /proc/self/mountinfo, parsed; the caller frees it. */
 struct mount_entry {
 	unsigned id, parent;
-	char *point, *options;
+	char *point;
+	unsigned long flags; /* of mount(2) */
 };
 struct mount_table {
 	char *text;
@@ -124,6 +125,8 @@ int mount_table_read(struct mount_table *table);
 void mount_table_free(struct mount_table *table);
 /* Does the path of this one lead to another mount? */
 bool mount_hidden(struct mount_table *table, const struct mount_entry *entry);
+/* With mount(2): adds flags to the mount, which must be reached by its path. Leaves the working directory elsewhere. */
+int mount_restrict(const struct mount_entry *entry, unsigned long wanted);
 /* Does the fd lie on a mount below our root? */
 bool mount_is_ours(int fd);
 

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -30,6 +29,8 @@
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
 #endif
+
+#define NO_SYMFOLLOW 256ul /* MS_NOSYMFOLLOW, Linux 5.10 */
 
 struct attributes {
 	uint64_t attr_set, attr_clr, propagation, userns_fd;
@@ -98,6 +99,20 @@ static void unescape(char *text) {
 	*to = 0;
 }
 
+/* Those that a remount would drop if it did not repeat them; the kernel keeps the way of access times by itself. Most
+ * may be locked, and dropping one is EPERM then. */
+static unsigned long kept_flags(const char *options) {
+	static const struct { const char *name; unsigned long flag; } all[] = {
+		{"ro", MS_RDONLY}, {"nosuid", MS_NOSUID}, {"nodev", MS_NODEV}, {"noexec", MS_NOEXEC}, {"nosymfollow", NO_SYMFOLLOW},
+		{"noatime", MS_NOATIME}, {"nodiratime", MS_NODIRATIME}, {"relatime", MS_RELATIME}};
+	unsigned long flags = 0;
+	for (const char *word = options; *word; word += strcspn(word, ","), word += *word == ',')
+		for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+			if (!strncmp(word, all[i].name, strlen(all[i].name)) && strchr(",", word[strlen(all[i].name)]))
+				flags |= all[i].flag;
+	return flags;
+}
+
 /* "id parent major:minor root point options ..." */
 static bool parse_mount(char *line, struct mount_entry *entry) {
 	entry->id = (unsigned)strtoul(line, &line, 10);
@@ -107,11 +122,12 @@ static bool parse_mount(char *line, struct mount_entry *entry) {
 	if (!line)
 		return false;
 	entry->point = line + 1;
-	entry->options = strchr(entry->point, ' ');
-	if (!entry->options)
+	char *options = strchr(entry->point, ' ');
+	if (!options)
 		return false;
-	*entry->options++ = 0;
-	entry->options[strcspn(entry->options, " ")] = 0;
+	*options++ = 0;
+	options[strcspn(options, " ")] = 0;
+	entry->flags = kept_flags(options);
 	unescape(entry->point);
 	return true;
 }
@@ -213,64 +229,20 @@ bool mount_is_ours(int fd) {
 	return found;
 }
 
-/* ---- mount(2): flags one mount at a time ---- */
-
-static unsigned long kept_flags(const char *options) {
-	static const struct { const char *name; unsigned long flag; } locked[] = {
-		{"ro", MS_RDONLY}, {"nosuid", MS_NOSUID}, {"nodev", MS_NODEV}, {"noexec", MS_NOEXEC},
-		{"noatime", MS_NOATIME}, {"nodiratime", MS_NODIRATIME}, {"relatime", MS_RELATIME}};
-	unsigned long flags = 0;
-	for (const char *word = options; *word; word += strcspn(word, ","), word += *word == ',')
-		for (size_t i = 0; i < sizeof locked / sizeof *locked; i++)
-			if (!strncmp(word, locked[i].name, strlen(locked[i].name))
-			    && strchr(",", word[strlen(locked[i].name)]))
-				flags |= locked[i].flag;
-	return flags;
-}
-
-/* Remounts the mount `top` and, when recursive, all below it, keeping the flags that the kernel may
- * have locked: dropping one gives EPERM. Submounts can come while we look; a round that finds none to
- * change ends it. What another mount covers cannot be reached by path, and not by the payload either. */
-static int remount(unsigned top, unsigned long wanted, bool recursive) {
-	if (!top) { /* its id could not be read */
-		errno = ENOENT;
+int mount_restrict(const struct mount_entry *entry, unsigned long wanted) {
+	char link[32];
+	int result = -1, fd = open(entry->point, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
 		return -1;
-	}
-	for (int round = 0; round < 5; round++) {
-		struct mount_table table;
-		if (mount_table_read(&table) < 0)
-			return -1;
-		unsigned largest = top;
-		for (size_t i = 0; i < table.count; i++)
-			largest = table.entries[i].id > largest ? table.entries[i].id : largest;
-		bool *below = reserve((size_t)largest + 1, sizeof *below); /* by mount id */
-		bool changed = false, failed = false, grown = recursive;
-		below[top] = true;
-		while (grown) { /* parents may stand after their children */
-			grown = false;
-			for (const struct mount_entry *entry = table.entries; entry < table.entries + table.count; entry++)
-				if (!below[entry->id] && entry->parent <= largest && below[entry->parent])
-					grown = below[entry->id] = true;
-		}
-		for (size_t i = 0; !failed && i < table.count; i++) {
-			const struct mount_entry *entry = &table.entries[i];
-			unsigned long flags = kept_flags(entry->options);
-			if (!below[entry->id] || (flags & wanted) == wanted || mount_hidden(&table, entry))
-				continue;
-			changed |= entry->id != top;
-			failed = mount(NULL, entry->point, NULL, MS_BIND | MS_REMOUNT | flags | wanted, NULL) < 0;
-		}
-		int error = errno;
-		release(below);
-		mount_table_free(&table);
-		errno = error;
-		if (failed)
-			return -1;
-		if (!changed)
-			return 0;
-	}
-	errno = EBUSY;
-	return -1;
+	snprintf(link, sizeof link, "self/fd/%d", fd); /* our root need not have a /proc any more */
+	if (mount_id(fd) != entry->id)
+		errno = ESTALE; /* the path leads elsewhere: it was renamed, or something else came to lie there */
+	else if (!fchdir(procfs))
+		result = mount(NULL, link, NULL, MS_BIND | MS_REMOUNT | entry->flags | wanted, NULL);
+	int error = errno;
+	close(fd);
+	errno = error;
+	return result;
 }
 
 /* ---- the interface ---- */
@@ -297,46 +269,40 @@ int tree_clone(struct tree *tree, int dir, const char *name, unsigned flags) {
 	return tree->fd;
 }
 
-int tree_restrict(const struct tree *tree) {
-	if (!classic || tree->flags & (FLAG_PLAIN | FLAG_AS_IS))
-		return 0;
-	unsigned long wanted = MS_NOSUID | (tree->flags & FLAG_DEV ? 0 : MS_NODEV)
-		| (tree->flags & FLAG_RO ? MS_RDONLY : 0);
-	return remount(mount_id(tree->fd), wanted, true);
-}
-
-/* mount(2) has no detached trees: bind first, then set the flags of what now covers the point. */
-static int attach_classic(struct tree *tree, int point) {
+/* mount(2) has no detached trees, and does not tell what it made. */
+static int attach_classic(struct tree *tree, int point, int dir, const char *way) {
 	char from[32], to[32];
 	unsigned long recursive = tree->flags & FLAG_PLAIN ? 0 : MS_REC;
 	if (mount(proc_path(from, tree->fd), proc_path(to, point), NULL, MS_BIND | recursive, NULL) < 0)
 		return -1;
-	char path[PATH_MAX];
-	ssize_t length = readlink(to, path, sizeof path - 1);
-	if (length < 0)
-		return -1;
-	path[length] = 0;
-	int top = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC); /* the new mount now covers this path */
+	if (!way)
+		return 0;
+	int top = open_below(dir, way, O_PATH | O_NOFOLLOW);
 	if (top < 0)
 		return -1;
 	close(tree->fd);
 	tree->fd = top;
-	if (tree->flags & FLAG_PRIVATE && !(tree->flags & (FLAG_PLAIN | FLAG_AS_IS))
-	    && mount(NULL, path, NULL, MS_PRIVATE | MS_REC, NULL) < 0)
+	unsigned id = mount_id(top);
+	if (!id || id == mount_id(point)) { /* the way leads elsewhere by now */
+		errno = ESTALE;
 		return -1;
-	return tree_restrict(tree);
+	}
+	if (tree->flags & FLAG_PRIVATE && !(tree->flags & (FLAG_PLAIN | FLAG_AS_IS)))
+		return mount(NULL, proc_path(to, top), NULL, MS_PRIVATE | MS_REC, NULL);
+	return 0;
 }
 
-int tree_attach(struct tree *tree, int point) {
+int tree_attach(struct tree *tree, int point, int dir, const char *way) {
 	if (classic)
-		return attach_classic(tree, point);
+		return attach_classic(tree, point, dir, way);
 	return (int)syscall(NR_MOVE_MOUNT, tree->fd, "", point, "",
 		MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
 int mount_readonly(int top) {
+	char link[32];
 	if (classic)
-		return remount(mount_id(top), MS_RDONLY, false);
+		return mount(NULL, proc_path(link, top), NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL);
 	return set_attributes(top, 0, MOUNT_ATTR_RDONLY, 0);
 }
 

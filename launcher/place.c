@@ -20,16 +20,19 @@
 struct object {
 	const struct record *record;
 	struct tree tree;   /* of a source: its clone, until it is attached */
-	int staged;         /* root of its staged clone, or -1 */
+	bool staged;        /* a clone of it lies in the scratch */
 	bool late;          /* cloned only when attached: descriptors are scarce */
 };
 
 struct opened {
 	const struct record *record;
+	/* Descriptors, until it is filled: there may be many opened directories. */
 	int backing;        /* the directory of the image */
 	int base;           /* where points are made: scratch, or the point itself when that is on our tmpfs */
 	struct tree top;    /* our own mount over the point; fd -1 when there is none */
-	bool in_place, overlay;
+	bool in_place, mounted, overlay;
+	dev_t device;       /* of base */
+	ino_t inode;
 	const char *first_point;
 };
 
@@ -172,14 +175,14 @@ void objects_clone(const struct plan *plan) {
 	for (size_t i = 0; i < plan->count; i++) {
 		const struct record *record = &plan->records[i];
 		if (record->id == OP_SOURCE || record->id == OP_GENERATED || record->id == OP_PRIVATE) {
-			objects[small(record, 0)] = (struct object){.record = record, .tree.fd = -1, .staged = -1};
+			objects[small(record, 0)] = (struct object){.record = record, .tree.fd = -1};
 			sources += record->id == OP_SOURCE;
 		}
 		tmpfs += record->id == OP_MOUNT_TMPFS;
 	}
 	our_devices = reserve(tmpfs, sizeof *our_devices);
-	raise_descriptors(sources + 2 * plan->opened, &possible);
-	size_t held = 2 * plan->opened;
+	raise_descriptors(sources, &possible);
+	size_t held = 0;
 	for (size_t i = 0; i < plan->objects; i++) {
 		struct object *object = &objects[i];
 		if (object->record->id != OP_SOURCE)
@@ -276,8 +279,6 @@ static void hide_scratch(const struct object *object, const struct tree *tree) {
 	if (copy < 0 || umount2(proc_path(link, copy), MNT_DETACH) < 0)
 		die_request(small(object->record, ARG_SOURCE_REQUEST), path, errno, "taking the scratch out of it");
 	close(copy);
-	if (tree_restrict(tree) < 0)
-		die_request(small(object->record, ARG_SOURCE_REQUEST), path, errno, "the flags of what the scratch had covered");
 }
 
 static void stage(const struct record *record) {
@@ -286,13 +287,13 @@ static void stage(const struct record *record) {
 	if (object->late)
 		clone_source(object);
 	int point = scratch_dir("s%u", small(record, 0), name);
-	if (tree_attach(&object->tree, point) < 0)
+	if (tree_attach(&object->tree, point, scratch, name) < 0)
 		die_request(small(object->record, ARG_SOURCE_REQUEST), object->record->field[ARG_SOURCE_PATH],
 			errno, "attaching its staged clone");
 	hide_scratch(object, &object->tree);
 	close(point);
-	object->staged = object->tree.fd;
-	object->tree.fd = -1;
+	tree_close(&object->tree);
+	object->staged = true;
 }
 
 /* The object as a tree that can be attached now. */
@@ -302,8 +303,9 @@ static struct tree take(struct object *object, unsigned request, const char *ins
 	int error = 0;
 	switch (object->record->id) {
 	case OP_SOURCE:
-		if (object->staged >= 0) {
-			if (tree_clone(&tree, object->staged, "", FLAG_AS_IS) < 0)
+		if (object->staged) {
+			snprintf(name, sizeof name, "s%u", small(object->record, 0));
+			if (tree_clone(&tree, scratch, name, FLAG_AS_IS) < 0)
 				error = errno;
 		} else if (object->late) {
 			clone_source(object);
@@ -331,9 +333,9 @@ static void make_root(const struct record *record) {
 	struct object *object = &objects[small(record, ARG_ROOT_OBJECT)];
 	int point = scratch_dir("root", 0, name);
 	struct tree tree = take(object, 0, "/");
-	if (tree_attach(&tree, point) < 0)
+	if (tree_attach(&tree, point, scratch, name) < 0)
 		die("", errno, "move_mount", "make the image the root");
-	if (object->staged < 0)
+	if (!object->staged)
 		hide_scratch(object, &tree);
 	close(point);
 	root = tree.fd;
@@ -349,23 +351,34 @@ static int open_point(const char *inside, int flags, unsigned request) {
 	return fd;
 }
 
+static int open_backing(const struct record *record) {
+	char name[24];
+	snprintf(name, sizeof name, "s%u", small(record, ARG_OPEN_BACKING));
+	int top = open_below(scratch, name, O_PATH | O_DIRECTORY);
+	if (top < 0)
+		return -1;
+	int fd = open_below(top, record->field[ARG_OPEN_BELOW], O_RDONLY | O_DIRECTORY), error = errno;
+	close(top);
+	errno = error;
+	return fd;
+}
+
 static void begin_open(const struct record *record) {
 	struct opened *directory = &opened[small(record, ARG_OPEN_OPENED)];
 	const char *inside = record->field[ARG_OPEN_INSIDE];
 	unsigned request = small(record, ARG_OPEN_REQUEST);
 	char name[24];
 	*directory = (struct opened){.record = record, .top.fd = -1};
-	directory->backing = open_below(objects[small(record, ARG_OPEN_BACKING)].staged, record->field[ARG_OPEN_BELOW],
-		O_RDONLY | O_DIRECTORY);
+	directory->backing = open_backing(record);
 	if (directory->backing < 0)
 		die_stale(request, inside, errno, "listing the directory");
 	if (!inside[1]) { /* the root: one mount of the scratch's own tmpfs, filled in place */
 		int point = scratch_dir("root", 0, name);
-		if (tree_clone(&directory->top, point, "", FLAG_PLAIN) < 0 || tree_attach(&directory->top, point) < 0)
+		if (tree_clone(&directory->top, point, "", FLAG_PLAIN) < 0 || tree_attach(&directory->top, point, scratch, name) < 0)
 			die("", errno, "open_tree or move_mount", "make the root");
 		close(point);
 		root = directory->top.fd;
-		directory->in_place = true;
+		directory->in_place = directory->mounted = true;
 		directory->base = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	} else {
 		struct stat found;
@@ -405,11 +418,10 @@ static void expect_no_dir(const struct record *record) {
 	die_stale(small(directory->record, ARG_OPEN_REQUEST), directory->record->field[ARG_OPEN_INSIDE], 0, why);
 }
 
-static void copy_metadata(struct opened *directory) {
-	const struct record *record = directory->record;
+static void copy_metadata(const struct record *record, int fd) {
 	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT},
 		{.tv_sec = (time_t)number(record, ARG_OPEN_SECONDS), .tv_nsec = (long)number(record, ARG_OPEN_NANOSECONDS)}};
-	if (fchmod(directory->base, mode_of(record, ARG_OPEN_MODE)) < 0 || futimens(directory->base, times) < 0)
+	if (fchmod(fd, mode_of(record, ARG_OPEN_MODE)) < 0 || futimens(fd, times) < 0)
 		die_request(small(record, ARG_OPEN_REQUEST), record->field[ARG_OPEN_INSIDE], errno, "fchmod or futimens");
 }
 
@@ -450,7 +462,7 @@ static bool fill_by_overlay(struct opened *directory) {
 	const char *inside = directory->record->field[ARG_OPEN_INSIDE];
 	unsigned request = small(directory->record, ARG_OPEN_REQUEST);
 	char layers[140];
-	copy_metadata(directory);
+	copy_metadata(directory->record, directory->base);
 	snprintf(layers, sizeof layers, "redirect_dir=nofollow,lowerdir=/proc/self/fd/%d:/proc/self/fd/%d", directory->base, directory->backing);
 	int point = inside[1] ? open_point(inside, O_PATH | O_DIRECTORY, request) : root;
 	if (mount_new("overlay", point, MS_RDONLY | MS_NOSUID | MS_NODEV, layers) < 0) {
@@ -511,7 +523,7 @@ static void take_over(struct opened *directory, int into, const char *name, unsi
 	int point = -1, result = tree_clone(&tree, directory->backing, name, FLAG_AS_IS); /* those of the stage */
 	if (result >= 0) {
 		point = openat(into, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-		result = point < 0 ? -1 : tree_attach(&tree, point);
+		result = point < 0 ? -1 : tree_attach(&tree, point, into, NULL);
 	}
 	int error = errno;
 	if (result < 0) { /* gone, or on a file system that is: everything else is there without it */
@@ -531,9 +543,10 @@ static void fill_by_binds(struct opened *directory) {
 	unsigned request = small(directory->record, ARG_OPEN_REQUEST);
 	if (!directory->in_place) { /* our mount first: filling before binding would multiply the mounts */
 		int point = open_point(inside, O_PATH | O_DIRECTORY, request);
-		if (tree_clone(&directory->top, directory->base, "", FLAG_PLAIN) < 0 || tree_attach(&directory->top, point) < 0)
+		if (tree_clone(&directory->top, directory->base, "", FLAG_PLAIN) < 0 || tree_attach(&directory->top, point, root, inside + 1) < 0)
 			die_request(request, inside, errno, "move_mount of the opened directory");
 		close(point);
+		directory->mounted = true;
 	}
 	int into = directory->top.fd >= 0 ? directory->top.fd : directory->base;
 	_Alignas(struct entry) char buffer[32768];
@@ -555,29 +568,42 @@ static void fill_by_binds(struct opened *directory) {
 static void fill(const struct record *record) {
 	struct opened *directory = &opened[small(record, 0)];
 	const struct record *plan = directory->record;
-	speech.doing = plan->field[ARG_OPEN_INSIDE];
-	if (words(plan, ARG_OPEN_STRATEGY) == WORD_OPEN_STRATEGY_OVERLAY) {
-		if (fill_by_overlay(directory))
-			return;
-		if (words(plan, ARG_OPEN_FALLBACK) == WORD_OPEN_FALLBACK_NONE)
-			die_request(small(plan, ARG_OPEN_REQUEST), plan->field[ARG_OPEN_INSIDE], 0,
-				"overlay is refused here and the plan allows nothing else");
-	}
-	fill_by_binds(directory);
+	const char *inside = plan->field[ARG_OPEN_INSIDE];
+	unsigned request = small(plan, ARG_OPEN_REQUEST);
+	struct stat base;
+	speech.doing = inside;
+	bool overlay = words(plan, ARG_OPEN_STRATEGY) == WORD_OPEN_STRATEGY_OVERLAY && fill_by_overlay(directory);
+	if (!overlay && words(plan, ARG_OPEN_STRATEGY) == WORD_OPEN_STRATEGY_OVERLAY
+	    && words(plan, ARG_OPEN_FALLBACK) == WORD_OPEN_FALLBACK_NONE)
+		die_request(request, inside, 0, "overlay is refused here and the plan allows nothing else");
+	if (!overlay)
+		fill_by_binds(directory);
+	if (fstat(directory->base, &base) < 0)
+		die_request(request, inside, errno, "fstat");
+	directory->device = base.st_dev;
+	directory->inode = base.st_ino;
+	close(directory->base);
+	close(directory->backing);
+	if (directory->top.fd != root)
+		tree_close(&directory->top);
 }
 
 static void seal(const struct record *record) {
-	struct opened *directory = &opened[small(record, 0)];
-	if (!directory->overlay) {
-		copy_metadata(directory);
-		if (directory->top.fd >= 0 && mount_readonly(directory->top.fd) < 0)
-			die_request(small(directory->record, ARG_OPEN_REQUEST), directory->record->field[ARG_OPEN_INSIDE], errno,
-				"making the opened directory read-only");
-	}
-	if (directory->top.fd >= 0 && directory->top.fd != root)
-		tree_close(&directory->top);
-	close(directory->base);
-	close(directory->backing);
+	const struct opened *directory = &opened[small(record, 0)];
+	const char *inside = directory->record->field[ARG_OPEN_INSIDE];
+	unsigned request = small(directory->record, ARG_OPEN_REQUEST);
+	struct stat found;
+	if (directory->overlay)
+		return;
+	int top = open_below(root, inside + 1, O_RDONLY | O_DIRECTORY);
+	if (top < 0 || fstat(top, &found) < 0)
+		die_stale(request, inside, errno, "opening what was put together for it");
+	if (found.st_dev != directory->device || found.st_ino != directory->inode)
+		die_stale(request, inside, 0, "something else is there now than what was put together for it");
+	copy_metadata(directory->record, top);
+	if (directory->mounted && mount_readonly(top) < 0)
+		die_request(request, inside, errno, "making the opened directory read-only");
+	close(top);
 }
 
 /* ---- mounts and points ---- */
@@ -611,9 +637,9 @@ static void attach(const struct record *record) {
 		expect_link(point, record->field[ARG_ATTACH_LINK], request, inside);
 	struct object *object = &objects[small(record, ARG_ATTACH_OBJECT)];
 	struct tree tree = take(object, request, inside);
-	if (tree_attach(&tree, point) < 0)
+	if (tree_attach(&tree, point, root, inside + 1) < 0)
 		die_request(request, inside, errno, "move_mount or its flags");
-	if (object->staged < 0)
+	if (!object->staged)
 		hide_scratch(object, &tree);
 	close(point);
 	tree_close(&tree);
@@ -696,10 +722,133 @@ static void mount_tmpfs(const struct record *record) {
 	close(top);
 }
 
+/* ---- what was promised ---- */
+
+struct promise { /* flags, of mount(2), that mounts at and below a path must have */
+	const char *place;
+	unsigned long flags;
+	unsigned request;
+	bool seen;
+};
+
+static int by_place(const void *a, const void *b) {
+	return strcmp(((const struct promise *)a)->place, ((const struct promise *)b)->place);
+}
+
+static struct promise *promise_for(struct promise *promises, size_t count, const char *path) {
+	char above[PATH_MAX];
+	size_t length = strlen(path);
+	if (length >= sizeof above)
+		return NULL;
+	memcpy(above, path, length + 1);
+	for (;;) {
+		struct promise wanted = {.place = *above ? above : "/"};
+		struct promise *found = bsearch(&wanted, promises, count, sizeof *promises, by_place);
+		if (found || !*above)
+			return found;
+		*strrchr(above, '/') = 0;
+	}
+}
+
+static struct promise promise(const char *place, const struct record *object, unsigned request) {
+	unsigned given = object->id == OP_SOURCE ? words(object, ARG_SOURCE_FLAGS) : 0;
+	bool ro = object->id == OP_GENERATED || given & WORD_SOURCE_FLAGS_RO;
+	return (struct promise){.place = place, .request = request,
+		.flags = MS_NOSUID | (given & WORD_SOURCE_FLAGS_DEV ? 0 : MS_NODEV) | (ro ? MS_RDONLY : 0)};
+}
+
+enum { ROUNDS = 5 };
+
+/* A call that returned 0 is no proof: read back what the kernel shows. mount(2) has set no flags yet, and mounts can
+ * come while we look: a round that finds nothing to change ends it. `whole`: there is nothing but what was promised. */
+static void hold(struct promise *promises, size_t count, bool whole) {
+	qsort(promises, count, sizeof *promises, by_place);
+	bool changed = true;
+	for (unsigned round = 0; changed; round++) {
+		struct mount_table table;
+		changed = false;
+		if (mount_table_read(&table) < 0 || !table.count)
+			die("", errno, "reading mountinfo", "verify the mounts");
+		for (size_t i = 0; i < table.count; i++) {
+			const struct mount_entry *entry = &table.entries[i];
+			struct promise *promised = promise_for(promises, count, entry->point);
+			if (promised && !strcmp(promised->place, entry->point))
+				promised->seen = true;
+			unsigned long missing = promised ? promised->flags & ~entry->flags : 0;
+			if ((promised ? !missing : !whole) || mount_hidden(&table, entry))
+				continue; /* what another mount covers, the payload cannot reach either */
+			if (!promised)
+				die_request(0, entry->point, 0, "the mount came out without a place in the plan");
+			int error = 0;
+			if (classic && round < ROUNDS) {
+				error = mount_restrict(entry, promised->flags) < 0 ? errno : 0;
+				changed = true;
+				if (!error || error == ESTALE || error == ENOENT) /* the next round tells */
+					continue;
+			}
+			char why[100];
+			snprintf(why, sizeof why, "%s%s", error ? "the remount that makes it " : "the mount came out without ",
+				missing & MS_RDONLY ? "ro" : missing & MS_NOSUID ? "nosuid" : "nodev");
+			die_request(promised->request, entry->point, error, why);
+		}
+		mount_table_free(&table);
+	}
+	for (size_t i = 0; i < count; i++)
+		if (!promises[i].seen)
+			die_request(promises[i].request, promises[i].place, 0, "it is not among the mounts after all were made");
+}
+
+/* What is taken from the stages has their flags. */
+static void hold_stages(const struct plan *plan) {
+	struct promise *promises = reserve(plan->objects, sizeof *promises);
+	char top[PATH_MAX], link[32];
+	size_t count = 0, size = PATH_MAX + 24;
+	ssize_t length = readlink(proc_path(link, scratch), top, sizeof top - 1);
+	if (length < 0)
+		die("", errno, "readlink", "find the scratch");
+	top[length] = 0;
+	for (size_t i = 0; i < plan->objects; i++)
+		if (objects[i].staged) {
+			char *place = reserve(size, 1);
+			snprintf(place, size, "%s/s%zu", top, i);
+			promises[count++] = promise(place, objects[i].record, small(objects[i].record, ARG_SOURCE_REQUEST));
+		}
+	hold(promises, count, false);
+	for (size_t i = 0; i < count; i++)
+		release((void *)(uintptr_t)promises[i].place);
+	release(promises);
+}
+
+static void hold_root(const struct plan *plan) {
+	struct promise *promises = reserve(plan->count + 1, sizeof *promises);
+	size_t count = 0;
+	promises[count++] = (struct promise){.place = "/", .flags = MS_RDONLY | MS_NOSUID | MS_NODEV};
+	for (size_t i = 0; i < plan->count; i++) {
+		const struct record *record = &plan->records[i];
+		if (record->id == OP_ATTACH)
+			promises[count++] = promise(record->field[ARG_ATTACH_INSIDE],
+				objects[small(record, ARG_ATTACH_OBJECT)].record, small(record, ARG_ATTACH_REQUEST));
+		else if (record->id == OP_MOUNT_PROC || record->id == OP_MOUNT_MQUEUE)
+			promises[count++] = (struct promise){.place = record->field[0], .flags = MS_NOSUID | MS_NODEV};
+		else if (record->id == OP_MOUNT_DEVPTS)
+			promises[count++] = (struct promise){.place = record->field[0], .flags = MS_NOSUID};
+		else if (record->id == OP_MOUNT_TMPFS)
+			promises[count++] = (struct promise){.place = record->field[ARG_MOUNT_TMPFS_INSIDE], .flags = MS_NOSUID | MS_NODEV};
+	}
+	hold(promises, count, true);
+	release(promises);
+}
+
+/* ---- assembling and entering ---- */
+
 void root_assemble(const struct plan *plan) {
+	bool staged = false;
 	for (size_t i = 0; i < plan->count; i++) {
 		const struct record *record = &plan->records[i];
 		speech.doing = operations[record->id].name;
+		if (classic && staged && record->id != OP_STAGE)
+			hold_stages(plan);
+		staged = record->id == OP_STAGE;
 		switch (record->id) {
 		case OP_SCRATCH: make_scratch(record); break;
 		case OP_SESSION: make_session(record); break;
@@ -737,75 +886,6 @@ void root_assemble(const struct plan *plan) {
 	}
 }
 
-/* ---- entering and verifying ---- */
-
-struct promise { /* what mounts at and below a path must have */
-	const char *inside;
-	bool ro, nodev, seen;
-};
-
-static int by_path(const void *a, const void *b) {
-	return strcmp(((const struct promise *)a)->inside, ((const struct promise *)b)->inside);
-}
-
-static struct promise *promise_for(struct promise *promises, size_t count, const char *path) {
-	char above[PATH_MAX];
-	size_t length = strlen(path);
-	if (length >= sizeof above)
-		return NULL;
-	memcpy(above, path, length + 1);
-	for (;;) {
-		struct promise wanted = {.inside = *above ? above : "/"};
-		struct promise *found = bsearch(&wanted, promises, count, sizeof *promises, by_path);
-		if (found || !*above)
-			return found;
-		*strrchr(above, '/') = 0;
-	}
-}
-
-/* A call that returned 0 is no proof: read back what the kernel shows. */
-static void verify(const struct plan *plan) {
-	struct promise *promises = reserve(plan->count + 1, sizeof *promises);
-	size_t count = 0;
-	promises[count++] = (struct promise){.inside = "/", .ro = true, .nodev = true};
-	for (size_t i = 0; i < plan->count; i++) {
-		const struct record *record = &plan->records[i];
-		if (record->id == OP_ATTACH) {
-			const struct record *object = objects[small(record, ARG_ATTACH_OBJECT)].record;
-			unsigned flags = object->id == OP_SOURCE ? words(object, ARG_SOURCE_FLAGS) : 0;
-			promises[count++] = (struct promise){.inside = record->field[ARG_ATTACH_INSIDE],
-				.ro = object->id == OP_GENERATED || flags & WORD_SOURCE_FLAGS_RO, .nodev = !(flags & WORD_SOURCE_FLAGS_DEV)};
-		} else if (record->id == OP_MOUNT_PROC || record->id == OP_MOUNT_MQUEUE || record->id == OP_MOUNT_DEVPTS) {
-			promises[count++] = (struct promise){.inside = record->field[0], .nodev = record->id != OP_MOUNT_DEVPTS};
-		} else if (record->id == OP_MOUNT_TMPFS) {
-			promises[count++] = (struct promise){.inside = record->field[ARG_MOUNT_TMPFS_INSIDE], .nodev = true};
-		}
-	}
-	qsort(promises, count, sizeof *promises, by_path);
-	struct mount_table table;
-	if (mount_table_read(&table) < 0 || !table.count)
-		die("", errno, "reading mountinfo", "verify the mounts");
-	for (size_t i = 0; i < table.count; i++) {
-		const struct mount_entry *entry = &table.entries[i];
-		struct promise *promise = promise_for(promises, count, entry->point);
-		if (promise && !strcmp(promise->inside, entry->point))
-			promise->seen = true;
-		const char *missing = !promise ? "a place in the plan" : promise->ro && strncmp(entry->options, "ro", 2) ? "ro"
-			: !strstr(entry->options, "nosuid") ? "nosuid"
-			: promise->nodev && !strstr(entry->options, "nodev") ? "nodev" : NULL;
-		if (missing && !mount_hidden(&table, entry)) {
-			char why[100];
-			snprintf(why, sizeof why, "the mount came out without %s", missing);
-			die_request(0, entry->point, 0, why);
-		}
-	}
-	for (size_t i = 0; i < count; i++)
-		if (!promises[i].seen)
-			die_request(0, promises[i].inside, 0, "it is not among the mounts after all were made");
-	mount_table_free(&table);
-	release(promises);
-}
-
 void root_enter(const struct plan *plan) {
 	speech.doing = "pivot_root";
 	if (fchdir(root) < 0)
@@ -823,10 +903,9 @@ void root_enter(const struct plan *plan) {
 	close(scratch);
 	if (session >= 0)
 		close(session);
-	for (size_t i = 0; i < plan->objects; i++) {
+	for (size_t i = 0; i < plan->objects; i++)
 		tree_close(&objects[i].tree);
-		if (objects[i].staged >= 0)
-			close(objects[i].staged);
-	}
-	verify(plan);
+	hold_root(plan);
+	if (chdir("/") < 0) /* mount_restrict left it */
+		die("", errno, "chdir", "enter the new root");
 }
