@@ -1,0 +1,65 @@
+"""Battles, fought once for all tests that look at their outcome."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from attacks.battle import Battle, Ours, arena_image, fight, ours
+from conftest import made, once
+from containers.features import need
+from containers.front import Front
+from dunnage import settings
+
+COLUMNS = ("C", "-C", "S") if b"payload" in settings.VERBS else ("C", "-C")
+
+
+@pytest.fixture(scope="session")
+def arena(shared: Path, payload: Path) -> Path:
+    """A directory image with the attacker in it; tests leave it as it is."""
+    return made(shared, "arena", arena_image, payload)
+
+
+@pytest.fixture(scope="session")
+def modes(dunnage: Front) -> dict[str, Ours]:
+    """Our ways to start a payload, by column."""
+    return ours(dunnage.path)
+
+
+@pytest.fixture(scope="session")
+def fought(shared: Path, arena: Path, modes: dict[str, Ours]) -> Callable[[str], Battle]:
+    """The battle of a column; the first worker that asks fights it."""
+    def outcome(column: str) -> Battle:
+        record = shared / f"battle{column}.json"
+        with once(record) as first:
+            if first:
+                record.write_text(json.dumps(fight(modes[column], arena)))
+        return Battle(column, json.loads(record.read_text()))
+
+    return outcome
+
+
+@pytest.fixture(params=COLUMNS)
+def battle(request: pytest.FixtureRequest, fought: Callable[[str], Battle]) -> Battle:
+    """The battle in each of our modes."""
+    return fought(usable(request.param))
+
+
+@pytest.fixture(params=COLUMNS)
+def mode(request: pytest.FixtureRequest, modes: dict[str, Ours]) -> Ours:
+    """Each of our modes, to start something in."""
+    return modes[usable(request.param)]
+
+
+@pytest.fixture(params=COLUMNS[1:])
+def contained(request: pytest.FixtureRequest, modes: dict[str, Ours]) -> Ours:
+    """Those modes that contain."""
+    return modes[usable(request.param)]
+
+
+def usable(column: str) -> str:
+    if column != "C":
+        need("new proc")
+    return column

@@ -1,0 +1,21 @@
+"""ATK-10: limits, priority, processors, input priority and memory score of others."""
+from __future__ import annotations
+
+import pytest
+
+from attacks.battle import Battle, attempts
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.mark.requirement("ATK-10", "ATK-11", "ISO-11")
+@pytest.mark.parametrize("target", ["p", "b"])
+def test_settings_of_pilot_and_neighbour(battle: Battle, target: str) -> None:
+    battle.shared_unless_contained(attempts("10", target, "limit priority affinity"), "ESRCH")
+
+
+@pytest.mark.requirement("ATK-10", "ATK-11", "ATK-46")
+@pytest.mark.parametrize("target", ["p", "b"])
+def test_settings_are_what_they_were(battle: Battle, target: str) -> None:
+    """As the processes themselves read them afterwards."""
+    battle.shared_unless_contained(attempts("10", target, "nice files processors io oom"))
