@@ -129,6 +129,9 @@ bool mount_hidden(struct mount_table *table, const struct mount_entry *entry);
 int mount_restrict(const struct mount_entry *entry, unsigned long wanted);
 /* Does the fd lie on a mount below our root? */
 bool mount_is_ours(int fd);
+/* Is nothing above the fd's mount, as with an initramfs? */
+bool mount_is_uppermost(int fd);
+bool mount_is_same(int one, int other);
 
 /* ---- place.c: the new root ---- */
 

@@ -217,16 +217,32 @@ static unsigned mount_id(int fd) {
 	return field ? (unsigned)strtoul(field + 7, NULL, 10) : 0;
 }
 
-bool mount_is_ours(int fd) {
-	unsigned wanted = mount_id(fd);
+/* Is it in the table, and, if so wanted, its own parent? */
+static bool is_listed(unsigned wanted, bool uppermost) {
 	struct mount_table table;
 	bool found = false;
 	if (mount_table_read(&table) < 0)
 		return false;
 	for (size_t i = 0; !found && i < table.count; i++)
-		found = table.entries[i].id == wanted;
+		found = table.entries[i].id == wanted && (!uppermost || table.entries[i].parent == wanted);
 	mount_table_free(&table);
 	return found;
+}
+
+bool mount_is_ours(int fd) {
+	return is_listed(mount_id(fd), false);
+}
+
+bool mount_is_uppermost(int fd) {
+	int error = errno;
+	bool uppermost = is_listed(mount_id(fd), true);
+	errno = error;
+	return uppermost;
+}
+
+bool mount_is_same(int one, int other) {
+	unsigned id = mount_id(one);
+	return id && id == mount_id(other);
 }
 
 int mount_restrict(const struct mount_entry *entry, unsigned long wanted) {

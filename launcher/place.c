@@ -886,17 +886,30 @@ void root_assemble(const struct plan *plan) {
 	}
 }
 
+/* The uppermost mount, that of an initramfs, cannot be pivoted away. Ours covers it; nothing leads below. */
+static void cover_root(void) {
+	if (mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0)
+		die("", errno, "mount or chroot", "cover the initramfs");
+	int above = open("/..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (above < 0 || !mount_is_same(above, root))
+		die("", above < 0 ? errno : 0, above < 0 ? "open" : "it still shows", "cover the initramfs");
+	close(above);
+}
+
 void root_enter(const struct plan *plan) {
 	speech.doing = "pivot_root";
-	if (fchdir(root) < 0)
-		die("", errno, "fchdir", "enter the new root");
-	if (syscall(SYS_pivot_root, ".", ".") == 0) {
+	int old = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (old < 0 || fchdir(root) < 0)
+		die("", errno, "open or fchdir", "enter the new root");
+	if (!syscall(SYS_pivot_root, ".", ".")) {
 		if (umount2(".", MNT_DETACH) < 0)
 			die("", errno, "umount2 of the old root", "leave the old root");
-	} else if (errno != EINVAL || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0) {
-		/* EINVAL: the current root is the initramfs, which cannot be pivoted away */
+	} else if (errno == EINVAL && mount_is_uppermost(old)) {
+		cover_root();
+	} else {
 		die("", errno, "pivot_root", "enter the new root");
 	}
+	close(old);
 	if (chdir("/") < 0)
 		die("", errno, "chdir", "enter the new root");
 	close(root);

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from dunnage.plan.wire import encode, parse
 from kernels.archive import Archive
 from kernels.debian import TREE, Kernel
 
@@ -38,6 +39,42 @@ ETC = {
     "resolv.conf": "nameserver 127.0.0.1\n",
     "localtime": "UTC0\n",
 }
+
+# A start in the initramfs, with the unpacked system as the image.
+IN_INITRAMFS = """
+dunnage-plan 1
+speak dunnage dunnage 4 255
+unshare user,mount,pid
+uid-map 0 0 1
+gid-map 0 0 1
+source 0 dir 0 0 ro,private 0 /system
+scratch-place /tmp
+scratch 1048576 100
+root 0
+mount-proc /proc
+enter
+workdir fatal /
+argument /usr/lib/test-payload
+argument ls
+argument /
+argument +
+argument mounts
+argument +
+argument try
+argument read
+argument /../../modules/order
+argument +
+argument try
+argument create
+argument /x
+argument +
+argument try
+argument umount
+argument /
+argument +
+argument nested
+end
+"""
 
 # There is no compiler, and one would take minutes: the test payload was compiled outside.
 COMPILER = """#!/bin/sh
@@ -156,11 +193,13 @@ def write_system(path: Path, packages: Path, payload: Path, jobs: Sequence[tuple
 def write_initramfs(path: Path, kernel: Kernel) -> None:
     with path.open("wb") as out:
         archive = Archive(out)
-        for directory in ("bin", "dev", "proc", "modules", "system"):
+        for directory in ("bin", "dev", "proc", "modules", "system", "tmp"):
             archive.directory(directory)
         archive.character_device("dev/console", 5, 1)
         archive.programme("bin/busybox", BUSYBOX)
         archive.programme("init", HERE / "initramfs.sh")
+        archive.programme("bin/dunnage-launch", TREE / "launcher/build/dunnage-launch")
+        archive.file("plan", encode(parse(IN_INITRAMFS)))
         archive.file("modules/order", "".join(f"{module.name}\n" for module in kernel.modules).encode())
         for module in kernel.modules:
             archive.file(f"modules/{module.name}", module.read_bytes())

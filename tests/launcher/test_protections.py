@@ -173,6 +173,16 @@ def test_calls_that_the_kernel_lacks(run: Run, tmp_path: Path, calls: str, error
     assert done.well().lines == ["x", "EROFS", "dangling hostname link passwd", "0:char 1:fifo 2:fifo "]
 
 
+@pytest.mark.requirement("UND-126", "UND-72", "D6", "HRD-01")
+@pytest.mark.parametrize("mechanism", ["mechanism auto", "mechanism classic"])
+@pytest.mark.parametrize("error", ["EINVAL", "EPERM", "ENOSYS", "SUCCESS"])
+def test_root_that_cannot_be_exchanged_is_not_covered_instead(run: Run, error: str, mechanism: str) -> None:
+    """Only over an initramfs; anywhere else the old root would go on below. Nor is a call believed that lies."""
+    done = run("echo started", mechanism=mechanism, wrap=without_calls("pivot_root", error))
+    line = done.refused("dunnage-launch: cannot ")
+    assert error == "SUCCESS" or f"cannot enter the new root: {error} on pivot_root" in line
+
+
 @pytest.mark.requirement("UND-202", "UND-366", "HRD-26", "ISO-51", "ISO-52", "D6", "UND-P24")
 @pytest.mark.parametrize("flags", ["ro", ""])
 def test_call_that_lies_is_found_out(run: Run, tmp_path: Path, flags: str) -> None:
