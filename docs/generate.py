@@ -87,7 +87,7 @@ def verbs() -> str:
 def options(verb: str) -> str:
     known, letters = settings.options_of(verb.encode()), settings.letters_of(verb.encode())
     parts = []
-    for heading, group in settings_help.GROUPS:
+    for heading, group in settings_help.groups_of(verb.encode()):
         here = {option: group[option] for option in group if option in known}
         if here:
             parts.append(f"### {heading}\n\n{table(here, known, letters)}")
@@ -98,13 +98,15 @@ def table(
     described: dict[bytes, tuple[str, str]], known: dict[bytes, settings.Row], letters: dict[bytes, bytes],
 ) -> str:
     letter_of = {option: letter.decode() for letter, option in letters.items()}
+    with_variables = any(known[option][2] for option in described)
     rows = []
     for option, (placeholder, meaning) in described.items():
         name = f"--{option.decode()} {placeholder}".rstrip()
         spelled = f"`-{letter_of[option]}`, `{name}`" if option in letter_of else f"`{name}`"
         twins = ", ".join(f"`{twin.decode()}`" for twin in known[option][2])
-        rows.append(f"| {spelled} | {meaning} | {twins} |")
-    return "\n".join(["| option | what it does | variables |", "|---|---|---|", *rows])
+        rows.append(f"| {spelled} | {meaning} |" + (f" {twins} |" if with_variables else ""))
+    titles = ["option", "what it does"] + ["variables"] * with_variables
+    return "\n".join([f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows])
 
 
 def ignored(verb: str) -> str:

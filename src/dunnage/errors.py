@@ -6,6 +6,11 @@ USAGE = 1        # the command line itself is wrong (CLI-15, CLI-43)
 CHECK_FAILED = 1 # `dunnage check` found something that must be fixed (CHK-01)
 FAILED = 255     # anything else before the payload runs, and failing queries (CLI-42, CLI-44)
 
+# What failed, as receipts and the Python API say it; `plan.outcome` has all the classes that a run can have.
+SETUP = "setup"    # the container could not be set up
+IMAGE = "image"    # the image, or the command in it, cannot be run
+POLICY = "policy"  # the site's configuration or a required protection forbids it
+
 
 class DunnageError(Exception):
     """Something in the user's world is wrong.
@@ -16,12 +21,16 @@ class DunnageError(Exception):
     code     exit code
     sentence the line for clients that parse it, without hint, when it is one of
              the fixed texts (CLI-39); otherwise built from what and why
+    kind     SETUP, IMAGE or POLICY
     """
 
-    def __init__(self, what: str, why: str, fix: str = "", code: int = FAILED, sentence: str = "") -> None:
+    def __init__(
+        self, what: str, why: str, fix: str = "", code: int = FAILED, sentence: str = "", kind: str = SETUP,
+    ) -> None:
         super().__init__(what, why)
         self.what = what
         self.why = why
         self.fix = fix
         self.code = code
+        self.kind = kind
         self.sentence = sentence or f"cannot {what}: error: {why}"

@@ -144,6 +144,49 @@ ACTION_LETTERS = {
     b"f": b"fakeroot", b"o": b"overlay", b"w": b"writable",
 }
 
+# Options of `payload`. None has a twin: what a job exported must not loosen the next one (CLI-58).
+PAYLOAD: dict[bytes, Row] = {
+    b"help": (FLAG, "help", ()),
+    b"job": (SPEC, "job", ()),
+    b"bind": (SPEC, "binds", ()),
+    b"mount": (SPEC, "mounts", ()),
+    b"scratch": (LIST, "scratch", ()),
+    b"tmp-size": (SPEC, "tmp_size", ()),
+    b"pwd": (VALUE, "cwd", ()),
+    b"credential": (SPEC, "credentials", ()),
+    b"env": (SPEC, "env", ()),
+    b"env-file": (LIST, "env_file", ()),
+    b"keep-env": (SPEC, "keep_env", ()),
+    b"keep-fd": (SPEC, "keep_fd", ()),
+    b"device": (LIST, "device", ()),
+    b"nv": (FLAG, "nv", ()),
+    b"no-nv": (FLAG, "no_nv", ()),
+    b"rocm": (FLAG, "rocm", ()),
+    b"no-rocm": (FLAG, "no_rocm", ()),
+    b"host-pid": (FLAG, "host_pid", ()),
+    b"host-ipc": (FLAG, "host_ipc", ()),
+    b"net": (SPEC, "network", ()),
+    b"hostname": (VALUE, "hostname", ()),
+    b"share-tty": (FLAG, "share_tty", ()),
+    b"keep-keyring": (FLAG, "keep_keyring", ()),
+    b"no-landlock": (FLAG, "no_landlock", ()),
+    b"no-nested-userns": (FLAG, "no_nested_userns", ()),
+    b"require": (LIST, "require", ()),
+    b"die-with-caller": (FLAG, "die_with_caller", ()),
+    b"no-die-with-caller": (FLAG, "no_die_with_caller", ()),
+    b"wall-time": (SPEC, "wall_time", ()),
+    b"cpu-time": (SPEC, "cpu_time", ()),
+    b"memory": (SPEC, "memory", ()),
+    b"pids": (SPEC, "pids", ()),
+    b"cgroup": (VALUE, "cgroup", ()),
+    b"limits-optional": (FLAG, "limits_optional", ()),
+    b"limit": (SPEC, "limits", ()),
+    b"receipt": (VALUE, "receipt", ()),
+    b"underlay-strategy": (SPEC, "underlay_strategy", ()),
+    b"mount-api": (SPEC, "mount_api", ()),
+}
+PAYLOAD_LETTERS = {b"h": b"help", b"B": b"bind", b"S": b"scratch"}
+
 ACTIONS = (b"exec", b"run", b"shell")
 PLANNING = (*ACTIONS, b"freeze", b"explain")
 
@@ -169,13 +212,14 @@ VERBS: dict[bytes, tuple[str, int, int | None]] = {
     b"exec": ("dunnage.cli.exec", 2, None),
     b"run": ("dunnage.cli.exec", 1, None),
     b"shell": ("dunnage.cli.exec", 1, None),
+    b"payload": ("dunnage.cli.payload", 2, None),
     b"freeze": ("dunnage.cli.freeze", 0, None),
     b"explain": ("dunnage.cli.explain", 1, None),
     b"check": ("dunnage.cli.check", 0, 0),
     b"help": ("dunnage.cli.help", 0, 1),
     b"version": ("dunnage.cli.version", 0, 0),
 }
-NATIVE = (b"freeze", b"explain", b"check")  # only under the name dunnage (CLI-01)
+NATIVE = (b"payload", b"freeze", b"explain", b"check")  # only under the name dunnage (CLI-01)
 
 # Known names whose work this version does not do (FLG-50..52).
 LATER = (
@@ -187,6 +231,8 @@ LATER = (
 
 def options_of(verb: bytes) -> dict[bytes, Row]:
     """Every option of a verb. `explain` takes those of the verb it explains."""
+    if verb == b"payload":
+        return PAYLOAD
     own = OWN.get(verb, {})
     if verb in PLANNING:
         return {**ACTION, **own} if own else ACTION
@@ -195,6 +241,8 @@ def options_of(verb: bytes) -> dict[bytes, Row]:
 
 def letters_of(verb: bytes) -> dict[bytes, bytes]:
     """Their one-letter forms; the same letter can mean another option before the verb (CLI-11)."""
+    if verb == b"payload":
+        return PAYLOAD_LETTERS
     if verb in PLANNING:
         return {**ACTION_LETTERS, **OWN_LETTERS.get(verb, {})}
     return {b"h": b"help"}

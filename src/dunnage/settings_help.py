@@ -18,6 +18,13 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "open a shell inside an image",
         "Runs --shell, else /bin/bash, else /bin/sh of the image.",
     ),
+    b"payload": (
+        "[options] IMAGE -- COMMAND [ARGUMENT...]",
+        "run a job that can neither see nor disturb its neighbours",
+        "Nothing is shared that is not named: own processes, IPC, /tmp, /dev and keyring, no home, a clean "
+        "environment, no descriptors but the standard ones; everything ends with the job, and the job with its caller. "
+        "Its exit status is ours; what a --receipt says does not need to be guessed from it.",
+    ),
     b"freeze": (
         "-o PLAN [options] IMAGE [COMMAND [ARGUMENT...]]",
         "store the plan of an exec, to be started later without Python",
@@ -25,7 +32,7 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "The answer is the first of these with the launcher's path.",
     ),
     b"explain": (
-        "[exec|run|shell] [options] IMAGE [COMMAND [ARGUMENT...]]",
+        "[exec|run|shell|payload] [options] IMAGE [COMMAND...]",
         "show what a launch would mount where, and why",
         "Put `explain` before the verb of any launch: the same launch is planned, shown and not started.",
     ),
@@ -115,3 +122,66 @@ GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
         b"help": ("", "show this help"),
     }),
 )
+
+# The same for `payload`.
+PAYLOAD_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
+    ("Files inside", {
+        b"job": ("DIR[:INSIDE]", "job directory, at /srv or INSIDE; HOME and working directory. Without it both are an "
+                 "empty /srv"),
+        b"bind": ("SRC[:DST[:ro]]", "show host path SRC at DST; comma-separated or repeated; DST need not exist"),
+        b"mount": ("SPEC", "the same, spelled type=bind,src=SRC,dst=DST[,ro][,nonested]"),
+        b"scratch": ("LIST", "empty writable directories at these paths"),
+        b"tmp-size": ("SIZE", "what /tmp, /var/tmp, --scratch and an empty /srv hold together, and /dev/shm again"),
+        b"pwd": ("DIR", "working directory inside"),
+        b"credential": ("NAME=FILE", "show the current content of FILE, also when it is replaced, and set NAME to its "
+                        "path; may be repeated"),
+    }),
+    ("Environment and descriptors", {
+        b"env": ("NAME=VALUE", "set a variable; may be repeated"),
+        b"env-file": ("LIST", "set variables from files of NAME=VALUE lines"),
+        b"keep-env": ("LIST", "pass these variables of the caller, besides TERM, TZ, USER and LOGNAME"),
+        b"keep-fd": ("LIST", "leave these descriptors open, besides 0, 1 and 2"),
+    }),
+    ("Limits", {
+        b"wall-time": ("TIME[:GRACE]", "SIGTERM after TIME, SIGKILL to everything GRACE later (10 s); 90, 10m, 2h, 1d"),
+        b"cpu-time": ("TIME[:GRACE]", "the same for the processor time of all processes together"),
+        b"memory": ("SIZE", "memory of all processes together; needs a delegated cgroup of version 2"),
+        b"pids": ("NUMBER", "processes and threads at once; needs the same"),
+        b"cgroup": ("DIR", "make that cgroup in DIR instead of looking for a place"),
+        b"limits-optional": ("", "go on without --memory and --pids where there is no such place"),
+        b"limit": ("RESOURCE=SOFT[:HARD]", "limit of each process: address-space, core, cpu (seconds), data, "
+                   "file-size, files, locked, processes or stack; may be repeated"),
+    }),
+    ("Devices", {
+        b"device": ("LIST", "device nodes of the host besides null, zero, full, random, urandom and tty"),
+        b"nv": ("", "NVIDIA devices and libraries of the host, if there are any"),
+        b"no-nv": ("", "without them, whatever the site says (`always use nv = yes`)"),
+        b"rocm": ("", "ROCm devices and libraries of the host, if there are any"),
+        b"no-rocm": ("", "without them, whatever the site says (`always use rocm = yes`)"),
+    }),
+    ("Isolation", {
+        b"require": ("LIST", "start only with these protections, by name or id; `explain payload` lists them"),
+        b"net": ("none", "own network with nothing but a loopback device"),
+        b"hostname": ("NAME", "own host name, set to NAME"),
+        b"no-nested-userns": ("", "no user namespaces inside, so no containers either"),
+        b"host-pid": ("", "share the host's process ids"),
+        b"host-ipc": ("", "share the host's System V IPC and message queues"),
+        b"share-tty": ("", "share the caller's terminal instead of making a new one"),
+        b"keep-keyring": ("", "share the caller's session keyring"),
+        b"no-landlock": ("", "allow abstract sockets of the host"),
+        b"die-with-caller": ("", "end when whoever starts this ends; this is the default"),
+        b"no-die-with-caller": ("", "outlive the caller"),
+    }),
+    ("Report", {
+        b"receipt": ("FILE", "write there, as JSON, how it went; mode 0600, whole or not at all"),
+        b"help": ("", "show this help"),
+    }),
+    ("How the root is assembled", {
+        b"underlay-strategy": ("WORD", "auto, binds or overlay"),
+        b"mount-api": ("WORD", "auto or classic; for tests and broken kernels"),
+    }),
+)
+
+
+def groups_of(verb: bytes) -> tuple[tuple[str, dict[bytes, tuple[str, str]]], ...]:
+    return PAYLOAD_GROUPS if verb == b"payload" else GROUPS

@@ -32,6 +32,8 @@ def test_every_working_option_is_explained_once() -> None:
     }
     explained = [option for _, options in settings_help.GROUPS for option in options]
     assert sorted(explained) == sorted(working)
+    explained = [option for _, options in settings_help.PAYLOAD_GROUPS for option in options]
+    assert sorted(explained) == sorted(settings.PAYLOAD)
     assert set(settings_help.GLOBAL) == {name for name, row in settings.GLOBAL.items() if row[1] != settings.IGNORED}
     assert set(settings_help.VERBS) == set(settings.VERBS)
 

@@ -68,10 +68,10 @@ def page(name: bytes, verb: bytes) -> str:
     if text:
         lines += ["", *textwrap.wrap(text, WIDTH)]
     table, letters = settings.options_of(verb), settings.letters_of(verb)
-    if verb in settings.PLANNING:
+    if verb in (*settings.PLANNING, b"payload"):
         lines += ["", *textwrap.wrap(settings_help.IMAGE + " Options come before it; what follows it "
                                      "belongs to the payload.", WIDTH)]
-    for heading, options in settings_help.GROUPS:
+    for heading, options in settings_help.groups_of(verb):
         described = _describe({option: options[option] for option in options if option in table}, table, letters)
         if described:
             lines += ["", heading, *described]

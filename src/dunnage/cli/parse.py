@@ -44,8 +44,10 @@ def parse(call: Call, options: Options) -> tuple[bytes, list[bytes]]:
     options.verb = verb
     table = settings.options_of(verb)
     words = _read(rest[1:], table, settings.letters_of(verb), options)
-    if verb == b"explain" and len(words) > 1 and words[0] in settings.ACTIONS:
+    if verb == b"explain" and len(words) > 1 and words[0] in (*settings.ACTIONS, b"payload"):
         options.action = words[0]
+        if options.action == b"payload":
+            table = {**settings.PAYLOAD, **settings.OWN[verb]}
         words = _read(words[1:], table, settings.letters_of(options.action), options)
     if options.help:
         return b"help", [verb]
@@ -55,6 +57,8 @@ def parse(call: Call, options: Options) -> tuple[bytes, list[bytes]]:
     if verb in settings.PLANNING:
         _take_twins(table, twins, options)
         _draw_implications(options)
+    elif verb == b"payload" and options.no_die_with_caller and options.die_with_caller:
+        raise usage("--die-with-caller and --no-die-with-caller contradict each other", "leave one of them out")
     return verb, words
 
 
@@ -188,12 +192,19 @@ def _store_special(options: Options, target: str, value: bytes, origin: bytes, i
         options.env += binds.parse_env(value, origin)
     elif target == "network":
         if value != b"none":
-            raise _unsupported(f"{origin.decode()} other than none", "--network none gives an empty network")
+            raise _unsupported(f"{origin.decode()} other than none", f"{origin.decode()} none gives an empty network")
         options.network = value
     elif target == "underlay_strategy":
         options.underlay_strategy = _one_of(("auto", "binds", "overlay"), value, origin)
     elif target == "mount_api":
         options.mount_api = _one_of(("auto", "classic"), value, origin)
+    else:
+        from dunnage.cli import values
+
+        try:
+            values.store(options, target, value, origin)
+        except ValueError as error:
+            raise _invalid(origin, str(error)) from None
 
 
 def _boolean(value: bytes, origin: bytes) -> bool:

@@ -57,7 +57,7 @@ class HostFacts:
 
     __slots__ = (
         "uid", "gid", "cwd", "cwd_device", "cwd_inode", "mounts", "terminals", "controlled", "account", "resolv_conf",
-        "drivers",
+        "drivers", "cgroup", "no_cgroup",
     )
 
     def __init__(
@@ -75,6 +75,8 @@ class HostFacts:
         self.account = account
         self.resolv_conf = resolv_conf  # content, empty when the host has none
         self.drivers: list[Driver] = []  # of graphics processors, where --nv or --rocm ask for them
+        self.cgroup = b""  # directory in which we can make one with limits, where limits are asked for
+        self.no_cgroup = "nobody looked for a cgroup"  # why there is none
 
 
 def gather() -> HostFacts:

@@ -1,10 +1,10 @@
 """Request, facts, site policy and image become a plan. Pure: everything is seen through the trees it is given."""
 from __future__ import annotations
 
-from dunnage.errors import DunnageError
+from dunnage.errors import POLICY, DunnageError
 from dunnage.image.directory import executable, follow, is_dir, is_file, read
 from dunnage.messages import escape
-from dunnage.plan import defaults, environment, identity, underlay
+from dunnage.plan import defaults, environment, identity, strict, underlay
 from dunnage.plan.mounts import HOSTFS, Image, Underlay
 
 TYPE_CHECKING = False
@@ -31,20 +31,21 @@ TOTAL_OF_MAXIMUM = 0.9   # together with what exists
 class Request:
     """What was asked for.
 
-    verb         exec, run or shell
+    verb         exec, run, shell or payload
     name         name we were called by
     words        what stands after the image
     environment  the caller's
     front        path of the front for a second try, empty when there is none
     frozen       the plan will be stored, and perhaps started with another command
     version      of Dunnage
+    caller       pid of whoever starts it
     """
 
-    __slots__ = ("verb", "name", "words", "options", "environment", "front", "version", "frozen")
+    __slots__ = ("verb", "name", "words", "options", "environment", "front", "version", "frozen", "caller")
 
     def __init__(
         self, verb: bytes, name: bytes, words: list[bytes], options: Options, environment: dict[bytes, bytes],
-        front: bytes, version: bytes, frozen: bool = False,
+        front: bytes, version: bytes, frozen: bool = False, caller: int = 0,
     ) -> None:
         self.verb = verb
         self.name = name
@@ -54,6 +55,7 @@ class Request:
         self.front = front
         self.version = version
         self.frozen = frozen
+        self.caller = caller
 
     @property
     def foreign(self) -> bool:
@@ -86,8 +88,13 @@ def compose(
     options = request.options
     warnings: list[str] = []
     notes: list[str] = []
+    if request.verb == b"payload":
+        strict.imply(options)
     namespaces = _namespaces(options, policy)
-    if policy.kill_leftovers and b"pid" not in namespaces:
+    if options.strict:
+        strict.check(options, policy, namespaces)
+        strict.cgroup(options, policy, facts, warnings)
+    elif policy.kill_leftovers and b"pid" not in namespaces:
         warnings.append(
             f"processes can stay behind: `kill leftovers = yes` ({policy.origin('kill_leftovers')}) is of no use with "
             f"`allow pid ns = no` ({policy.origin('allow_pid_ns')})"
@@ -104,7 +111,10 @@ def compose(
         trigger=facts.mounts.triggers(reference.path), text=reference.text,
     )
     strategy = "binds" if policy.enable_overlay == "no" else options.underlay_strategy
-    placement = underlay.place(image, wanted.mounts, host, Underlay(strategy), 1)
+    ways = Underlay(strategy, create_on_host=not options.strict)
+    placement = underlay.place(image, wanted.mounts, host, ways, 1)
+    if options.strict:
+        strict.refuse_skipped(placement)
     if facts.mounts.autofs:
         _automounts(facts, image, placement, warnings)
     _within_budget(placement, facts, warnings)
@@ -123,6 +133,10 @@ def compose(
         (b"request", b"%d" % number, b"user" if mount.explicit else b"default", mount.text)
         for number, mount in enumerate(wanted.mounts, 1)
     ]
+    files = [text for mount in wanted.mounts for _, _, text in mount.files]
+    operations += [
+        (b"request", b"%d" % number, b"user", text) for number, text in enumerate(files, len(wanted.mounts) + 1)
+    ]
     if options.mount_api == "classic":
         operations.append((b"mechanism", b"classic"))
     operations += [
@@ -134,11 +148,13 @@ def compose(
         operations.append((b"hostname", options.hostname))
     if options.net:
         operations.append((b"loopback",))
+    if options.strict:
+        operations += strict.supervision(options, facts, request.caller)
     operations += placement.operations
     operations.append((b"enter",))
     operations += _working_directories(options, facts, wanted)
     operations += settings
-    operations += _protections(options, facts, pid)
+    operations += strict.protections(options, facts, pid) if options.strict else _protections(options, facts, pid)
     if pid and not options.no_init:
         operations.append((b"init", b"appinit" if request.foreign else b"dunnage-init"))
     operations += [(b"search", directory) for directory in settled.search]
@@ -157,7 +173,7 @@ def _namespaces(options: Options, policy: SitePolicy) -> list[bytes]:
         why = "EPERM, the site says `allow user ns = no`"
         raise DunnageError(
             "create a user namespace", why, "ask the site to allow it; Dunnage has no other way to run a container",
-            sentence=f"Failed to create user namespace: error: {why}",
+            sentence=f"Failed to create user namespace: error: {why}", kind=POLICY,
         )
     names = [b"user", b"mount"]
     if (options.pid or policy.kill_leftovers) and policy.allow_pid_ns:  # CLI-49: with it, everything ends with it
@@ -263,9 +279,13 @@ def _environment(
     )
     final = environment.markers(request.verb, reference.spelled, reference.name, wanted.bound, request.version)
     final[b"HOME"] = wanted.home
+    passing: list[bytes] | None = None
+    if options.strict:
+        passing = [*strict.PASSED, *options.keep_env]
+        final.update((name, strict.CREDENTIALS + b"/" + name) for name, _ in options.credentials)
     settled, home_refused = environment.assemble(
         request.environment, options.env, clean=options.cleanenv, without=options.no_env, final=final,
-        libraries=libraries,
+        libraries=libraries, passing=passing,
     )
     if home_refused:
         warnings.append("HOME cannot be set by a variable: ignored; use --home")
@@ -277,7 +297,7 @@ def _environment(
 def _command(request: Request, tree: Tree, wanted: Wanted, host: Host, warnings: list[str]) -> list[bytes]:
     """CLI-106, CLI-107, CLI-109."""
     words = request.words
-    if request.verb == b"exec":
+    if request.verb in (b"exec", b"payload"):
         return words
     if request.verb == b"run":
         for script in (SCRIPTS + b"/runscript", b"/singularity"):
@@ -353,8 +373,11 @@ def _environment_scripts(tree: Tree, notes: list[str]) -> list[bytes]:
 def _working_directories(options: Options, facts: HostFacts, wanted: Wanted) -> list[Operation]:
     """CLI-78."""
     if options.cwd:
-        cwd = options.cwd if options.cwd.startswith(b"/") else facts.cwd.rstrip(b"/") + b"/" + options.cwd
+        here = wanted.home if options.strict else facts.cwd
+        cwd = options.cwd if options.cwd.startswith(b"/") else here.rstrip(b"/") + b"/" + options.cwd
         return [(b"workdir", b"fatal", cwd)]
+    if options.strict:
+        return [(b"workdir", b"fatal", wanted.home)]
     if wanted.contained:
         return [(b"workdir", b"warn", wanted.home), (b"workdir", b"quiet", b"/")]
     return [(b"workdir", b"warn", facts.cwd), (b"workdir", b"quiet", wanted.home), (b"workdir", b"quiet", b"/")]

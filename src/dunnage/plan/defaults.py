@@ -7,6 +7,7 @@ from __future__ import annotations
 from dunnage.errors import DunnageError
 from dunnage.image.directory import follow, is_link
 from dunnage.messages import errno_name, escape, remedy
+from dunnage.plan import strict
 from dunnage.plan.environment import clean_path
 from dunnage.plan.mounts import CWD, DEV, GENERATED, HOME, HOSTFS, KERNEL, SCRATCH, TMP, USER, Mount
 
@@ -51,9 +52,10 @@ class Wanted:
 
     __slots__ = (
         "mounts", "home", "bound", "directories", "warnings", "notes", "contained", "_facts", "_host", "_private",
+        "_strict",
     )
 
-    def __init__(self, facts: HostFacts, host: Host, contained: bool, private: bool) -> None:
+    def __init__(self, facts: HostFacts, host: Host, contained: bool, private: bool, strictly: bool = False) -> None:
         self.mounts: list[Mount] = []
         self.home = b"/"
         self.bound: dict[bytes, None] = {}
@@ -64,6 +66,7 @@ class Wanted:
         self._facts = facts
         self._host = host
         self._private = private  # the site's "mount slave = no"
+        self._strict = strictly
 
     def bind(
         self, source: bytes, destination: bytes, layer: int, text: bytes, *, rank: int = 0, explicit: bool = False,
@@ -78,8 +81,9 @@ class Wanted:
             path, kind, device, inode = self._host.locate(source)
         mount = Mount(
             destination, "host", kind, path=path, writable=writable, layer=layer, rank=rank, explicit=explicit,
-            text=text, device=place == b"/dev" or place.startswith(b"/dev/"), private=self._private,
-            trigger=trigger, dev=device, ino=inode,
+            text=text, device=place == b"/dev" or place.startswith(b"/dev/"),
+            private=self._private or (self._strict and strict.private(self._facts, path)), trigger=trigger,
+            dev=device, ino=inode,
         )
         self.mounts.append(mount)
         return mount
@@ -159,12 +163,12 @@ def collect(
 ) -> Wanted:
     """DunnageError when something that was asked for cannot be had."""
     contained = options.contain
-    wanted = Wanted(facts, host, contained, not policy.mount_slave)
+    wanted = Wanted(facts, host, contained, not policy.mount_slave, options.strict)
     left_out = set(options.no_mount)
     for word in options.no_mount:
         if word not in NO_MOUNT_WORDS and not word.startswith(b"/"):
             wanted.warnings.append(f"--no-mount {escape(word)}: no such mount, ignored")
-    session = max(1, policy.sessiondir_max_size) * MIB  # 0 would mean no limit to the kernel
+    session = options.tmp_size or max(1, policy.sessiondir_max_size) * MIB  # 0 would mean no limit to the kernel
     controlled = policy.user_bind_control
     workdir = _workdir(wanted, options, facts, host) if options.workdir and controlled else b""
     if not controlled and (options.binds or options.scratch or options.workdir):
@@ -175,7 +179,8 @@ def collect(
     minimal = contained or policy.mount_dev == "minimal"
     with_dev = policy.mount_dev != "no" and b"dev" not in left_out
     if with_dev and minimal and not whole_dev:
-        _minimal_dev(wanted, facts, ipc, policy.mount_devpts and b"devpts" not in left_out, session)
+        _minimal_dev(wanted, facts, ipc, policy.mount_devpts and b"devpts" not in left_out, session, options.strict)
+        strict.devices(wanted, options, host)
     elif with_dev and not minimal:
         wanted.default(b"/dev", DEV)
         if ipc:
@@ -196,7 +201,10 @@ def collect(
     if policy.mount_sys and b"sys" not in left_out:
         wanted.default(b"/sys", KERNEL, writable=not options.containall)
 
-    _home(wanted, options, policy, facts, workdir, session, home_variable)
+    if options.strict:
+        strict.job(wanted, options, facts, session)
+    else:
+        _home(wanted, options, policy, facts, workdir, session, home_variable)
 
     if policy.mount_tmp and b"tmp" not in left_out:
         places = ((b"/tmp", b"/tmp"), (b"/var/tmp", b"/var_tmp"))
@@ -219,6 +227,8 @@ def collect(
     for index, bind in enumerate(binds):
         _user_bind(wanted, bind, -index, facts.cwd, minimal and not whole_dev, with_dev)
 
+    if options.credentials:
+        strict.credentials(wanted, options, facts, host)
     if not contained and controlled and b"cwd" not in left_out:
         _cwd(wanted, facts, host)
     if facts.drivers:
@@ -247,7 +257,9 @@ def _workdir(wanted: Wanted, options: Options, facts: HostFacts, host: Host) -> 
     return top.rstrip(b"/") + missing
 
 
-def _minimal_dev(wanted: Wanted, facts: HostFacts, ipc: bool, devpts: bool, session: int) -> None:
+def _minimal_dev(
+    wanted: Wanted, facts: HostFacts, ipc: bool, devpts: bool, session: int, own_terminal: bool,
+) -> None:
     """CLI-98. Mode 0755: in a sticky directory the kernel refuses O_CREAT on nodes of other owners (UND-228)."""
     def add(name: bytes, origin: str, mode: int = 0o755, size: int = 0, content: bytes = b"") -> None:
         place = b"/dev/" + name if name else b"/dev"
@@ -257,7 +269,7 @@ def _minimal_dev(wanted: Wanted, facts: HostFacts, ipc: bool, devpts: bool, sess
         ))
 
     add(b"", "tmpfs", size=4 * MIB)
-    for name in NODES + ((b"console",) if facts.terminals else ()):
+    for name in NODES + ((b"console",) if facts.terminals and not own_terminal else ()):
         wanted.default(b"/dev/" + name, DEV)
     for name, text in LINKS:
         add(name, "link", content=text)

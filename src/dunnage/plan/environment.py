@@ -68,15 +68,15 @@ class Environment:
 
 def assemble(
     caller: dict[bytes, bytes], extra: list[tuple[bytes, bytes]], *, clean: bool, without: list[bytes],
-    final: dict[bytes, bytes], libraries: bool = False,
+    final: dict[bytes, bytes], libraries: bool = False, passing: list[bytes] | None = None,
 ) -> tuple[Environment, bool]:
     """`caller` is the caller's environment, `extra` what --env-file and --env add in that order.
 
-    `libraries`: something is bound below LIBRARIES.
+    `libraries`: something is bound below LIBRARIES. `passing`: the caller has no other say than that these are passed.
     Also tells whether somebody tried to set HOME, which is ignored.
     """
     given: dict[bytes, bytes] = {}
-    for prefix in PREFIXES:
+    for prefix in PREFIXES if passing is None else ():
         given.update((name[len(prefix):], value) for name, value in caller.items() if name.startswith(prefix))
     given.update(extra)
     given.pop(b"", None)
@@ -86,17 +86,19 @@ def assemble(
         given[name] = given[name] + b":" + LIBRARIES if given.get(name) else LIBRARIES
 
     values = {b"PATH": DEFAULT_PATH}
-    passing: list[Operation]
+    operations: list[Operation]
     if clean:
-        passing = [(b"env-pass", name) for name in PASSED_WHEN_CLEAN if name not in without]
-        values[b"LANG"] = b"C"
+        names = PASSED_WHEN_CLEAN if passing is None else passing
+        operations = [(b"env-pass", name) for name in dict.fromkeys(names) if name not in without]
+        if passing is None or b"LANG" not in passing:
+            values[b"LANG"] = b"C"
     else:
-        passing = [(b"env-all",)]
-        passing += [(b"env-except", name) for name in (*NOT_PASSED, *without)]
-        passing += [(b"env-except-prefix", prefix) for prefix in NOT_PASSED_PREFIXES]
+        operations = [(b"env-all",)]
+        operations += [(b"env-except", name) for name in (*NOT_PASSED, *without)]
+        operations += [(b"env-except-prefix", prefix) for prefix in NOT_PASSED_PREFIXES]
         if b"PATH" in caller:
             values[b"USER_PATH"] = caller[b"PATH"]
-    return Environment(passing, values, given, final), home_refused
+    return Environment(operations, values, given, final), home_refused
 
 
 def extended(name: bytes, value: bytes, given: dict[bytes, bytes]) -> bytes:

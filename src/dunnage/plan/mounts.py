@@ -43,7 +43,8 @@ class Mount:
     origin       ``host``: a bind of `path`; ``generated``: a read-only file holding `content`;
                  ``private``: an empty writable directory of this launch; ``proc``, ``tmpfs``,
                  ``devpts``, ``mqueue``: a new file system; ``link``: a symbolic link with text
-                 `content`, only ever inside one of our own file systems
+                 `content`, only ever inside one of our own file systems; ``credentials``: a
+                 directory of copies of `files`, each (name, host path, text)
     kind         ``dir`` or ``file``: what `path` is after following links on the host
     layer        one of the classes above
     rank         order within equals: of two mounts at one place the *higher* rank wins
@@ -53,14 +54,14 @@ class Mount:
 
     __slots__ = (
         "destination", "origin", "path", "kind", "writable", "layer", "rank", "explicit", "text",
-        "device", "private", "trigger", "dev", "ino", "content", "mode", "size", "inodes",
+        "device", "private", "trigger", "dev", "ino", "content", "mode", "size", "inodes", "files",
     )
 
     def __init__(
         self, destination: bytes, origin: str, kind: str, *, path: bytes = b"", writable: bool = True,
         layer: int = USER, rank: int = 0, explicit: bool = False, text: bytes = b"", device: bool = False,
         private: bool = False, trigger: bool = False, dev: int = 0, ino: int = 0, content: bytes = b"",
-        mode: int = 0o755, size: int = 0, inodes: int = 0,
+        mode: int = 0o755, size: int = 0, inodes: int = 0, files: Sequence[tuple[bytes, bytes, bytes]] = (),
     ) -> None:
         self.destination = destination
         self.origin = origin
@@ -80,6 +81,7 @@ class Mount:
         self.mode = mode
         self.size = size          # of a tmpfs, bytes and inodes
         self.inodes = inodes
+        self.files = files
 
 
 class Image:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from dunnage.messages import NORMAL
 
+NO_LIMIT = 2**64 - 1  # of a resource
+
 
 class Bind:
     """Show `source` of the host at `destination`.
@@ -68,6 +70,24 @@ class Options:
     underlay_strategy   ``auto``, ``binds`` or ``overlay`` (str)
     mount_api           ``auto`` or ``classic`` (str)
 
+    Of a payload alone (`plan.strict`; everything is off or empty elsewhere):
+    strict        it is one: what is not asked for is not shared
+    job           Bind of the job directory, or None; its destination may be empty
+    keep_env      names of variables to pass
+    tmp_size      bytes that /tmp, /var/tmp and the like may hold together, 0 for the site's value
+    keep_fd       numbers of descriptors that stay open
+    device        device nodes, by path or by name below /dev
+    host_pid, host_ipc, share_tty, keep_keyring, no_landlock, no_nested_userns   as given
+    die_with_caller, no_die_with_caller   as given; without either a payload ends with whoever starts it
+    wall_time, cpu_time (milliseconds, milliseconds of grace), or None
+    memory, pids  limits of a cgroup in bytes and processes, 0 for none
+    cgroup        directory of the cgroup to make it in, or empty: look for one
+    limits_optional     go on where there is no cgroup to limit with
+    limits        resource -> (soft, hard); NO_LIMIT is none
+    credentials   (variable, file) of each
+    receipt       file for the receipt, or empty
+    require       protections without which nothing is started, by name or id
+
     origins       attribute -> what set it, for messages: ``--pid``, ``APPTAINER_PID``
     warnings      to show at the default level
     notes         to show with --verbose
@@ -78,8 +98,10 @@ class Options:
         "json", "plan", "frozen", "output", "force", "text", "passed", "profile", "strict", "binds", "home",
         "no_mount", "workdir", "scratch", "cwd", "contain", "containall", "ipc", "pid", "uts", "net", "userns",
         "cleanenv", "no_pid", "no_init", "no_umask", "no_home", "hostname", "network", "env", "env_file", "no_env",
-        "nv", "rocm", "no_nv", "no_rocm", "shell", "underlay", "underlay_strategy", "mount_api", "origins", "warnings",
-        "notes",
+        "nv", "rocm", "no_nv", "no_rocm", "shell", "underlay", "underlay_strategy", "mount_api", "strict", "job",
+        "keep_env", "tmp_size", "keep_fd", "device", "host_pid", "host_ipc", "share_tty", "keep_keyring", "no_landlock",
+        "no_nested_userns", "die_with_caller", "no_die_with_caller", "wall_time", "cpu_time", "memory", "pids",
+        "cgroup", "limits_optional", "limits", "credentials", "receipt", "require", "origins", "warnings", "notes",
     )
 
     def __init__(self) -> None:
@@ -111,6 +133,20 @@ class Options:
         self.underlay = False
         self.underlay_strategy = "auto"
         self.mount_api = "auto"
+        self.strict = self.host_pid = self.host_ipc = self.share_tty = False
+        self.keep_keyring = self.no_landlock = self.no_nested_userns = self.limits_optional = False
+        self.job: Bind | None = None
+        self.keep_env: list[bytes] = []
+        self.tmp_size = self.memory = self.pids = 0
+        self.keep_fd: list[int] = []
+        self.device: list[bytes] = []
+        self.die_with_caller = self.no_die_with_caller = False
+        self.wall_time: tuple[int, int] | None = None
+        self.cpu_time: tuple[int, int] | None = None
+        self.cgroup = self.receipt = b""
+        self.limits: dict[bytes, tuple[int, int]] = {}
+        self.credentials: list[tuple[bytes, bytes]] = []
+        self.require: list[bytes] = []
         self.origins: dict[str, str] = {}
         self.warnings: list[str] = []
         self.notes: list[str] = []

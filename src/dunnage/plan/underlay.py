@@ -103,7 +103,8 @@ class Assembly:
         self.created: list[bytes] = []
         self.notes: list[str] = []
         self.sources: list[Operation] = []
-        self.contents: list[Operation] = []   # generated files and private directories
+        self.contents: list[Operation] = []   # generated files, private directories, credentials
+        self.count = 1                        # of objects; the first is the image
         self.stages: dict[Zone, int] = {}     # zone with opened directories: its staged object
         self.placing: list[Operation] = []
         self.seals: list[Operation] = []
@@ -161,8 +162,8 @@ class Assembly:
         for index, mount in accepted:
             if mount.origin == "host":
                 self.objects[index] = self._source(index, read_only=not mount.writable)
-        number = len(self.sources)
         for index, mount in accepted:
+            number = self.count
             if mount.origin == "generated":
                 self.contents.append((b"generated", b"%d" % number, b"%o" % mount.mode, mount.content))
                 self.bytes += -(-len(mount.content) // PAGE) * PAGE
@@ -171,14 +172,22 @@ class Assembly:
                 self.contents.append((b"private", b"%d" % number, b"%o" % mount.mode))
                 room, inodes = self.session or (0, 0)
                 self.session = max(room, mount.size), max(inodes, mount.inodes)
+            elif mount.origin == "credentials":
+                self.contents.append((b"credentials", b"%d" % number))
+                request = self.first_request + len(self.view.mounts)  # theirs follow those of the mounts
+                self.contents += [
+                    (b"credential", b"%d" % number, name, b"%d" % (request + each), path)
+                    for each, (name, path, _) in enumerate(mount.files)
+                ]
             else:
                 continue
             self.objects[index] = number
-            number += 1
+            self.count += 1
 
     def _source(self, index: int, read_only: bool) -> int:
         mount = self.view.mounts[index]
-        number = len(self.sources) + len(self.contents)
+        number = self.count
+        self.count += 1
         self.sources.append((
             b"source", b"%d" % number, mount.kind.encode(), b"%d" % mount.dev, b"%d" % mount.ino,
             flags(ro=read_only, dev=mount.device, private=mount.private, trigger=mount.trigger),
@@ -283,7 +292,7 @@ class Assembly:
         if origin == "link":
             return
         self.mount_calls += 1
-        if origin in ("host", "generated", "private"):
+        if origin in ("host", "generated", "private", "credentials"):
             kind = mount.kind if ours else node.was
             text = self.view.read(node) if kind == LINK else b""
             self.placing.append((

@@ -401,6 +401,8 @@ def describe(mount: Mount) -> str:
         return f"put a generated file on '{destination}'"
     if mount.origin == "private":
         return f"put a private directory on '{destination}'"
+    if mount.origin == "credentials":
+        return f"show credentials in '{destination}'"
     if mount.origin == "link":
         return f"make the link '{destination}'"
     return f"mount a new {mount.origin} on '{destination}'"

@@ -53,15 +53,17 @@ class Prepared:
         self.reference = image
 
 
-def ready(caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
+def ready(
+    caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False, pid: int = 0,
+) -> Prepared:
     """The same as `prepare`, with every host directory made that it wants below -W."""
-    prepared = prepare(caller, verb, options, words, frozen)
+    prepared = prepare(caller, verb, options, words, frozen, pid)
     directories = prepared.composition.wanted.directories
     if not directories:
         return prepared
     for path, mode in directories:
         make_directory(path, mode)
-    prepared = prepare(caller, verb, options, words, frozen)  # which says where they really are
+    prepared = prepare(caller, verb, options, words, frozen, pid)  # which says where they really are
     for path, _ in prepared.composition.wanted.directories:
         raise DunnageError(
             f"use the directory '{escape(path)}'", "ENOENT, somebody removed it again", "give another --workdir",
@@ -69,21 +71,33 @@ def ready(caller: Caller, verb: bytes, options: Options, words: list[bytes], fro
     return prepared
 
 
-def prepare(caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
+def prepare(
+    caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False, pid: int = 0,
+    terminals: tuple[int, ...] | None = None,
+) -> Prepared:
     """Look at the world once and compose; nothing is changed by it.
 
-    words   the image, then the command
-    frozen  the plan will be stored, for whoever starts it
+    verb       `payload` isolates by default
+    words      the image, then the command
+    frozen     the plan will be stored, for whoever starts it
+    pid        of whoever starts it, with whom a payload ends
+    terminals  those of the descriptors 0 to 2 of the launch that will be terminals; by default ours
     """
     policy = site.read(options.config, dunnage.__path__[0].encode("utf-8", "surrogateescape"))
     host_facts = facts.gather()
     if frozen:  # whoever starts it may have a terminal
         host_facts.terminals = (0, 1, 2)
+    if terminals is not None:
+        host_facts.terminals = terminals
     host = HostDisk(host_facts.mounts)
     if options.nv or options.rocm or policy.always_use_nv or policy.always_use_rocm:
         from dunnage.host import gpu
 
         host_facts.drivers = gpu.asked(options, policy, host)
+    if options.memory or options.pids:
+        from dunnage.host import cgroup
+
+        host_facts.cgroup, host_facts.no_cgroup = cgroup.find(options.cgroup, options.memory, options.pids)
     image = reference.find(words[0], host_facts.cwd, host, host_facts.mounts)
     if options.env_file:
         from dunnage.host import env_file
@@ -92,6 +106,7 @@ def prepare(caller: Caller, verb: bytes, options: Options, words: list[bytes], f
         options.env_file = []
     request = compose.Request(
         verb, caller.name, words[1:], options, caller.environment, caller.front, dunnage.__version__.encode(), frozen,
+        pid,
     )
     composition = compose.compose(request, policy, host_facts, host, image, DiskTree(image.path))
     composition.warnings[:0] = policy.warnings

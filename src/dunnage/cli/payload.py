@@ -1,0 +1,24 @@
+"""The verb payload: an isolated start, and a receipt."""
+from __future__ import annotations
+
+import posix
+
+from dunnage.plan import wire
+from dunnage.run.prepare import ready
+from dunnage.run.start import start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.cli.call import Call
+    from dunnage.messages import Voice
+    from dunnage.plan.options import Options
+
+
+def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
+    """Ends in the launcher; DunnageError when it does not come to that."""
+    prepared = ready(call, verb, options, words, pid=posix.getppid())
+    for text in prepared.composition.warnings:
+        voice.warning(text)
+    for text in prepared.composition.notes:
+        voice.verbose(text)
+    start(wire.encode(prepared.composition.operations), call.launcher, call.fd)
