@@ -98,6 +98,7 @@ GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     }),
     ("Devices", {
         b"nv": ("", "NVIDIA devices and libraries of the host, if there are any"),
+        b"nvccli": ("", "as --nv: nvidia-container-cli, which needs privileges, is not used"),
         b"no-nv": ("", "without them, whatever the site says (`always use nv = yes`)"),
         b"rocm": ("", "ROCm devices and libraries of the host, if there are any"),
         b"no-rocm": ("", "without them, whatever the site says (`always use rocm = yes`)"),

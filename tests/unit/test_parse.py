@@ -116,6 +116,18 @@ def test_env_values(value: str, pairs: list[tuple[str, str]]) -> None:
     assert options(f"--env {value}").env == [(name.encode(), text.encode()) for name, text in pairs]
 
 
+@requirement("FLG-39", "USR-26")
+def test_nvccli_works_as_nv_and_says_so() -> None:
+    """What needs privileges is replaced, not refused: the job runs as it did."""
+    found = options("--nvccli")
+    assert found.nv and found.origins["nv"] == "--nvccli"
+    assert len(found.warnings) == 1 and "--nvccli works as --nv" in found.warnings[0]
+    found = options("", APPTAINER_NVCCLI="1")
+    assert found.nv and "APPTAINER_NVCCLI works as --nv" in found.warnings[0]
+    assert options("--nvccli --no-nv").warnings == options("--nvccli=false").warnings == []
+    assert not options("--nvccli=false").nv
+
+
 @requirement("CLI-14", "CLI-24")
 def test_a_bad_env_is_refused_without_showing_it() -> None:
     for line in ("--env SECRET", "--env =SECRET", '--env A=1,"SECRET=2'):

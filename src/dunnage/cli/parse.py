@@ -267,6 +267,11 @@ def _draw_implications(options: Options) -> None:
         _imply(options, "network", "net")
     elif options.net:
         raise _unsupported(f"{options.origins['net']} without --network none", "add --network none")
+    if options.nvccli:
+        _imply(options, "nvccli", "nv")
+        if not options.no_nv:
+            options.warnings.append(f"{options.origins['nvccli']} works as --nv, which shows every device: "
+                                    "nvidia-container-cli needs privileges")
     if options.no_home:
         options.no_mount.append(b"home")
     if options.underlay and options.underlay_strategy == "auto":

@@ -64,7 +64,7 @@ class Options:
     env           pairs of --env; a later one wins
     env_file      files of --env-file
     no_env        names of --no-env
-    nv, rocm      GPU support; no_nv, no_rocm: not even by the site's wish
+    nv, rocm      GPU support; nvccli: the same as nv; no_nv, no_rocm: not even by the site's wish
     shell         of the verb `shell`, or empty
     underlay      --underlay: binds only, as a strategy
     underlay_strategy   ``auto``, ``binds`` or ``overlay`` (str)
@@ -98,7 +98,7 @@ class Options:
         "json", "plan", "frozen", "output", "force", "text", "passed", "profile", "strict", "binds", "home",
         "no_mount", "workdir", "scratch", "cwd", "contain", "containall", "ipc", "pid", "uts", "net", "userns",
         "cleanenv", "no_pid", "no_init", "no_umask", "no_home", "hostname", "network", "env", "env_file", "no_env",
-        "nv", "rocm", "no_nv", "no_rocm", "shell", "underlay", "underlay_strategy", "mount_api", "strict", "job",
+        "nv", "nvccli", "rocm", "no_nv", "no_rocm", "shell", "underlay", "underlay_strategy", "mount_api", "job",
         "keep_env", "tmp_size", "keep_fd", "device", "host_pid", "host_ipc", "share_tty", "keep_keyring", "no_landlock",
         "no_nested_userns", "die_with_caller", "no_die_with_caller", "wall_time", "cpu_time", "memory", "pids",
         "cgroup", "limits_optional", "limits", "credentials", "receipt", "require", "origins", "warnings", "notes",
@@ -128,7 +128,7 @@ class Options:
         self.env: list[tuple[bytes, bytes]] = []
         self.env_file: list[bytes] = []
         self.no_env: list[bytes] = []
-        self.nv = self.rocm = self.no_nv = self.no_rocm = False
+        self.nv = self.nvccli = self.rocm = self.no_nv = self.no_rocm = False
         self.shell = b""
         self.underlay = False
         self.underlay_strategy = "auto"
