@@ -645,12 +645,12 @@ def _mdwe() -> Outcome:
 # ---- limits ----
 
 def own_cgroup() -> str:
-    """Directory of the cgroup-v2 cgroup in which this process is."""
+    """Directory of the cgroup-v2 cgroup in which this process is; where version 1 is in use, too, that lies deeper."""
+    with open("/proc/self/mountinfo") as lines:
+        places = [line.split()[4] for line in lines if line.partition(" - ")[2].startswith("cgroup2 ")]
     with open("/proc/self/cgroup") as lines:
-        for line in lines:
-            if line.startswith("0::"):
-                return "/sys/fs/cgroup" + line[3:].strip().rstrip("/")
-    return "/sys/fs/cgroup"
+        inside = [line[3:].strip().rstrip("/") for line in lines if line.startswith("0::")]
+    return (places or ["/sys/fs/cgroup"])[0] + (inside or [""])[0]
 
 
 def _cgroup(name: str) -> Probe:
