@@ -1,0 +1,196 @@
+"""Which faults a start meets, one after the other, and the verdict on each (SQLite's way: fail the Nth call)."""
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from containers.front import Front
+from faults.injector import Call, Fault, Injector, Outcome, call_names
+from faults.targets import Host, Maker, Start
+
+DELAY_MICROSECONDS = 30_000
+
+# Errors that a call can plausibly have, beside the ENOMEM of all others.
+ERRORS = {
+    "mount": "ENOMEM EPERM", "umount2": "EBUSY", "pivot_root": "EINVAL", "open": "EMFILE", "openat": "EMFILE",
+    "openat2": "EMFILE", "fork": "EAGAIN", "vfork": "EAGAIN", "clone": "ENOSPC EAGAIN", "clone3": "ENOSPC EAGAIN",
+    "unshare": "EPERM ENOSPC", "write": "ENOSPC", "writev": "ENOSPC", "mkdir": "ENOSPC", "mkdirat": "ENOSPC",
+    "mknodat": "ENOSPC", "symlinkat": "ENOSPC", "read": "EIO", "pread64": "EIO", "getdents64": "EIO",
+    "open_tree": "ENOMEM EPERM", "move_mount": "ENOSPC EPERM", "mount_setattr": "ENOMEM EPERM",
+    "dup2": "EMFILE", "dup3": "EMFILE", "fstat": "EIO", "newfstatat": "EIO", "statfs": "EIO",
+    "fstatfs": "EIO", "ioctl": "ENOTTY", "kill": "EPERM", "sethostname": "EPERM", "setsid": "EPERM",
+    "capset": "EPERM", "keyctl": "EDQUOT EACCES", "chdir": "EACCES", "fchdir": "EACCES", "chroot": "EPERM",
+    "prlimit64": "EPERM", "setrlimit": "EPERM", "wait4": "ECHILD", "execve": "ENOMEM EACCES",
+    "memfd_create": "EMFILE", "fchmod": "EROFS", "utimensat": "EROFS", "fcntl": "EINVAL",
+}
+# Kernel features for which the launcher has another way, or goes without and says so.
+FEATURES = ("openat2", "open_tree", "move_mount", "mount_setattr", "close_range", "keyctl", "landlock_create_ruleset",
+            "landlock_restrict_self", "pidfd_open", "statx", "timer_create", "seccomp", "memfd_create", "clone3")
+# Calls on which a protection rests: 0 without having done anything must be noticed.
+TRUSTED = ("mount", "mount_setattr", "move_mount", "umount2", "pivot_root", "unshare", "prctl", "capset", "setns",
+           "seccomp", "landlock_restrict_self", "keyctl", "close_range", "sethostname", "setsid", "chdir", "fchdir")
+# Calls that cannot fail, as their manual pages say, and those with which the C library begins.
+NEVER_FAIL = ("exit", "exit_group", "rt_sigreturn", "restart_syscall", "umask", "alarm", "getuid", "geteuid", "getgid",
+              "getegid", "getpid", "getppid", "gettid", "arch_prctl", "set_tid_address")
+
+CLEAR, IDENTICAL, ENDED, MISSED = "clear error", "identical", "ended", "not reached"
+WEAKER, SILENT, VAGUE, HANG, SIGNAL, SURVIVORS, RESIDUE, STATUS = (
+    "weaker", "silent", "vague", "hang", "signal", "survivors", "residue", "ran, wrong status")
+FAILURES = (WEAKER, SILENT, VAGUE, HANG, SIGNAL, SURVIVORS, RESIDUE, STATUS)
+
+
+class Bench:
+    """One target in one place: its start, and what a start without faults gives."""
+
+    def __init__(self, maker: Maker, host: Host, place: Path, front: Front, program: Path) -> None:
+        bound = place / "bound"
+        bound.mkdir(parents=True)
+        self.host, self.place = host, place
+        self.start: Start = maker(host, bound, front)
+        self.injector = Injector(program, place / "log")
+        clean = [self.run(None) for _ in range(3)]
+        for each in clean:
+            assert each.status == 0 and not each.err and each.out.endswith("facts end\n"), each
+            assert each.facts == clean[0].facts, "two launches of one plan differ"
+        self.facts = clean[0].facts
+        self.calls = max((each.calls for each in clean), key=len)
+
+    def run(self, fault: Fault | None) -> Outcome:
+        self.host.drain()
+        return self.injector.run(self.start.command, fault, self.start.descriptors)
+
+    def verdict(self, fault: Fault, outcome: Outcome) -> str:
+        left = [path for path in self.start.bound.rglob("*") if path.name != "in" or any(path.iterdir())]
+        if left:
+            for path in left:
+                path.unlink()
+            return RESIDUE
+        if outcome.survivors:
+            return SURVIVORS
+        if outcome.hung:
+            return HANG
+        ran = outcome.out.startswith("facts begin\n")
+        if fault.kind == "k" and outcome.hits:
+            return ENDED if set(outcome.facts) <= set(self.facts) else WEAKER
+        if outcome.crashes or outcome.status is None or outcome.status < 0:
+            return SIGNAL
+        if ran and outcome.facts != self.facts:
+            return WEAKER
+        if ran:
+            return (IDENTICAL if outcome.hits else MISSED) if outcome.status == 0 else STATUS
+        if not outcome.err:
+            return SILENT
+        return CLEAR if self.start.clear.fullmatch(outcome.err) and outcome.status else VAGUE
+
+    def close(self) -> None:
+        self.start.close()
+
+
+def error_faults(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+    found = []
+    for call in calls:
+        name = names.get(call.number, "")
+        if name not in NEVER_FAIL and name != "close":  # whatever it says, the descriptor is gone
+            found += [Fault(call, "e", getattr(errno, error)) for error in ERRORS.get(name, "ENOMEM").split()]
+    return found
+
+
+def interruptions(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+    return [Fault(call, "e", errno.EINTR) for call in calls if names.get(call.number) not in NEVER_FAIL]
+
+
+def missing_features(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+    there = {names.get(call.number): call for call in calls}
+    return [Fault(there[name], "e", errno.ENOSYS, True) for name in FEATURES if name in there]
+
+
+def kills(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+    return [Fault(call, "k", 0) for call in calls]
+
+
+def delays(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+    return [Fault(call, "d", DELAY_MICROSECONDS) for call in calls]
+
+
+def lies(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+    return [Fault(call, "r", 0) for call in calls if names.get(call.number) in TRUSTED]
+
+
+KINDS = {"errors": error_faults, "EINTR": interruptions, "ENOSYS": missing_features, "kills": kills, "delays": delays,
+         "lies": lies}
+
+
+class Report:
+    """Verdicts of one target by kind of fault."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.verdicts: dict[str, Counter[str]] = {}
+        self.findings: list[str] = []
+        self.seconds = 0.0
+
+    def points(self, kind: str) -> int:
+        return sum(self.verdicts[kind].values())
+
+    def table(self) -> str:
+        rows = []
+        for kind, counted in self.verdicts.items():
+            cells = [counted[each] for each in (CLEAR, IDENTICAL, ENDED, MISSED, *FAILURES)]
+            rows.append(f"| {self.target} | {kind} | {sum(cells)} | " + " | ".join(map(str, cells)) + " |")
+        return "\n".join(rows)
+
+    @staticmethod
+    def head() -> str:
+        words = ("target", "faults", "points", CLEAR, IDENTICAL, ENDED, MISSED, *FAILURES)
+        return f"| {' | '.join(words)} |\n|{'---|' * len(words)}"
+
+
+def sweep(benches: Sequence[Bench], target: str, kinds: Iterable[str], sample: bool = False) -> Report:
+    """Every fault of these kinds, or of a sample of the calls: each process's first of each number.
+
+    One thread per bench.
+    """
+    report = Report(target)
+    names = call_names()
+    began = time.monotonic()
+    faults = []
+    calls = benches[0].calls
+    if sample:
+        calls = list({(call.process, call.number): call for call in reversed(calls)}.values())
+    for kind in kinds:
+        report.verdicts[kind] = Counter()
+        faults += [(kind, fault) for fault in KINDS[kind](calls, names)]
+    lock = threading.Lock()
+
+    def work(bench: Bench) -> None:
+        while True:
+            with lock:
+                if not faults:
+                    return
+                kind, fault = faults.pop()
+            outcome = bench.run(fault)
+            verdict = bench.verdict(fault, outcome)
+            with lock:
+                report.verdicts[kind][verdict] += 1
+                if verdict in FAILURES:
+                    report.findings.append(f"{verdict}: {fault.shown(names)} [{fault.argument()}]\n"
+                                           f"{difference(bench.facts, outcome)}")
+
+    threads = [threading.Thread(target=work, args=(bench,)) for bench in benches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def difference(facts: Sequence[str], outcome: Outcome) -> str:
+    """What is worth reading of an outcome that failed."""
+    lines = [f"-{line}" for line in facts if line not in outcome.facts] if outcome.facts else []
+    lines += [f"+{line}" for line in outcome.facts if line not in facts]
+    return "\n".join(f"  {line}" for line in (f"status {outcome.status}", *lines[:12], *outcome.err.splitlines()[:3]))

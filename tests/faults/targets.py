@@ -1,0 +1,121 @@
+"""What the fault sweep starts: the launcher with plans that the planner made, and bubblewrap with the same request."""
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Optional
+
+from containers.features import KEYCTL, LIBC
+from containers.front import Front
+from containers.launch import call_block, memory_file
+from containers.plans import Operation, operations
+from dunnage.plan import wire
+
+KEYCTL_GET_KEYRING_ID, SESSION_KEYRING = 0, -3
+IPC_PRIVATE, IPC_RMID = 0, 0
+NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time")
+WORDS = ["/bin/facts"]
+# One line: what cannot be done, and why; before the plan was read the launcher gives its own name.
+CLEAR = r"dunnage(-launch)?: cannot [^\n]+: [^\n]+\n"
+
+
+class Host:
+    """What payloads must not reach: a listener, shared memory, a keyring, an open descriptor, namespaces."""
+
+    def __init__(self, facts: Path, place: Path) -> None:
+        self.image = place / "image"
+        for name in ("bin", "dev", "proc", "sys", "tmp", "var/tmp", "mnt", "etc", "home", "data"):
+            (self.image / name).mkdir(parents=True)
+        for number in range(20):
+            (self.image / "data" / f"n{number}").touch()
+        (self.image / "etc/passwd").touch()
+        (self.image / "etc/group").touch()
+        shutil.copy(facts, self.image / "bin/facts")
+        name = f"dunnage-faults-{os.getpid()}"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(b"\0" + name.encode())
+        self.listener.listen(1000)
+        self.listener.setblocking(False)
+        LIBC.syscall.restype = ctypes.c_long
+        keyring = LIBC.syscall(KEYCTL[os.uname().machine], KEYCTL_GET_KEYRING_ID, SESSION_KEYRING, 0)
+        self.memory = LIBC.shmget(IPC_PRIVATE, 4096, 0o600)
+        self.secret = os.open(place / "secret", os.O_RDWR | os.O_CREAT, 0o600)
+        self.words = [*WORDS, name, str(keyring), *(os.readlink(f"/proc/self/ns/{kind}") for kind in NAMESPACES)]
+
+    def drain(self) -> None:
+        """Take what payloads without Landlock left in the queue."""
+        while True:
+            try:
+                self.listener.accept()[0].close()
+            except BlockingIOError:
+                return
+
+    def close(self) -> None:
+        self.listener.close()
+        LIBC.shmctl(self.memory, IPC_RMID, None)
+        os.close(self.secret)
+
+
+class Start:
+    """A command that can be run again and again, and what it may write to."""
+
+    def __init__(self, command: Sequence[str], descriptors: Sequence[int], bound: Path, clear: str) -> None:
+        self.command, self.descriptors, self.bound = command, descriptors, bound
+        self.clear = re.compile(clear)  # what a clear error looks like
+
+    def close(self) -> None:
+        for descriptor in self.descriptors[1:]:
+            os.close(descriptor)
+
+
+Maker = Callable[[Host, Path, Front], Start]
+
+
+def strict(plan: Sequence[Operation]) -> list[Operation]:
+    """The same, where nothing that was asked for may be missing, and where nobody plans anew: no front."""
+    made = [(*each[:-1], b"fatal") if each[-1] == b"quiet" and each[0] != b"workdir" else each
+            for each in plan if each[0] not in (b"front", b"terminal-filter", b"landlock-scope")]
+    at = next(number for number, each in enumerate(made) if each[0] == b"enter") + 1
+    protections = operations("landlock-scope abstract,signal fatal\nterminal-filter fatal")
+    return [*made[:at], *protections, *made[at:]]
+
+
+def launcher(*words: str, bind: str = "/mnt") -> Maker:
+    """dunnage-launch with the plan of this command line."""
+    def make(host: Host, bound: Path, front: Front) -> Start:
+        text = front("explain", "--plan", *words, "--bind", f"{bound}:{bind}", host.image, *host.words).well().out
+        call = call_block(environment={"KEPT": "1", "SECRET": "1"})
+        files = [memory_file(wire.encode(strict(wire.parse(text)))), memory_file(call)]
+        program = str(front.path.parent / "dunnage-launch")
+        command = [program, "--plan-fd", str(files[0]), "--call-fd", str(files[1])]
+        return Start(command, [host.secret, *files], bound, CLEAR)
+
+    return make
+
+
+def bubblewrap(host: Host, bound: Path, front: Front) -> Start:
+    command = ["/usr/bin/bwrap", "--ro-bind", str(host.image), "/", "--dev", "/dev", "--proc", "/proc",
+               "--tmpfs", "/tmp", "--bind", str(bound), "/mnt", "--unshare-all", "--die-with-parent", "--new-session",
+               "--clearenv", *host.words]
+    return Start(command, [host.secret], bound, r"bwrap: .+\n")
+
+
+def missing(maker: Maker) -> Optional[str]:
+    if maker is bubblewrap and not os.path.exists("/usr/bin/bwrap"):
+        return "bubblewrap is not installed"
+    return None
+
+
+CONTAINED = ["--contain", "--ipc", "--no-home", "--cwd", "/"]
+TARGETS: dict[str, Maker] = {
+    "contained": launcher("exec", "--containall", *CONTAINED),
+    "classic": launcher("exec", "--containall", *CONTAINED, "--mount-api", "classic"),
+    "binds": launcher("exec", "--pid", *CONTAINED, "--underlay", bind="/data/deep/in"),
+    "overlay": launcher("exec", *CONTAINED, "--underlay-strategy", "overlay", bind="/data/deep/in"),
+    "bubblewrap": bubblewrap,
+}
