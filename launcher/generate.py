@@ -8,6 +8,9 @@ The header holds
   CLIENT_PHRASES                             strings of messages.py that clients act upon, comma-separated;
                                              the first FORBIDDEN_PHRASES of them stand in no message at all
   ERRNO_NAMES(X)                             X(EPERM) X(ENOENT) ..., every errno that Python knows
+  enum message_kind, fact, cause, failure    of plan/outcome.py: MESSAGE_INIT ..., FACT_STATUS ..., FACT_COUNT,
+                                             CAUSE_ITSELF ..., CLASS_NONE ...; UNKNOWN, WORD_REFRESH, WORD_KILL
+  FACT_NAMES, CAUSE_NAMES, CLASS_NAMES       their names as strings, comma-separated
   enum phase                                 PHASE_FRAME ... PHASE_END
   enum operation_id                          OP_SOURCE ..., OPERATION_COUNT
   enum { ARG_SOURCE_OBJECT, ... }            position of each field of each operation
@@ -64,9 +67,26 @@ def literals(source: str, *names: str) -> list[str]:
     return [text for name in names for text in found[name]]
 
 
+def told(outcome: dict[str, object]) -> list[str]:
+    """What the launcher tells of a run."""
+    parts = []
+    for prefix, tag, count in (("MESSAGES", "message_kind", ""), ("FACTS", "fact", "FACT_COUNT"), ("CAUSES", "cause", ""),
+                               ("CLASSES", "failure", "")):
+        names = [row[0] for row in outcome[prefix]]  # type: ignore[attr-defined]
+        one = {"MESSAGES": "MESSAGE", "FACTS": "FACT", "CAUSES": "CAUSE", "CLASSES": "CLASS"}[prefix]
+        parts.append(enumeration(tag, [f"{one}_{upper(name)}" for name in names] + ([count] if count else [])))
+        if prefix != "MESSAGES":
+            parts.append(f"#define {one}_NAMES {', '.join(map(string, names))}\n")
+    parts.append(f"#define UNKNOWN {outcome['UNKNOWN']}ull\n"
+                 + "".join(f"#define WORD_{name} '{outcome[name].decode()}'\n"  # type: ignore[attr-defined]
+                           for name in ("REFRESH", "KILL")))
+    return parts
+
+
 def header() -> str:
     """The whole header."""
     table = runpy.run_path(os.path.join(TOP, "src", "dunnage", "plan", "operations.py"))
+    outcome = runpy.run_path(os.path.join(TOP, "src", "dunnage", "plan", "outcome.py"))
     errors = runpy.run_path(os.path.join(TOP, "src", "dunnage", "errors.py"))
     package = runpy.run_path(os.path.join(TOP, "src", "dunnage", "__init__.py"))
     with open(os.path.join(TOP, "src", "dunnage", "messages.py"), encoding="utf-8") as source:
@@ -86,6 +106,7 @@ def header() -> str:
                   if name.isupper() and isinstance(code, int))
         + f"#define CLIENT_PHRASES {', '.join(map(string, phrases))}\n#define FORBIDDEN_PHRASES {len(forbidden)}\n"
         + f"#define ERRNO_NAMES(X) {' '.join(f'X({name})' for _, name in sorted(errno.errorcode.items()))}\n",
+        *told(outcome),
         enumeration("phase", [f"PHASE_{name} = {number}" for number, name in phases]),
         enumeration("operation_id", [f"OP_{upper(row[0])}" for row in operations] + ["OPERATION_COUNT"]),
         enumeration("field_type", [f"FIELD_{name.upper()}" for name in TYPES]),

@@ -6,6 +6,7 @@
 
 #include "launch.h"
 
+enum { MAX_MILLISECONDS = INT_MAX }; /* 24 days, and what poll takes */
 enum { MAX_RECORDS = 1 << 21, MAX_OBJECTS = 1 << 18, MAX_INSIDE_DEPTH = 1024 };
 
 _Noreturn static void refuse(const struct plan *plan, const char *why) {
@@ -120,18 +121,29 @@ unsigned words(const struct record *record, unsigned argument) {
 
 /* ---- what belongs together ---- */
 
-enum { HAS_OBJECT = 1, IS_SOURCE = 2, IS_STAGED = 4, IS_ATTACHED = 8, IS_DIR = 16, IS_RO = 32 };
+enum { HAS_OBJECT = 1, IS_SOURCE = 2, IS_STAGED = 4, IS_ATTACHED = 8, IS_DIR = 16, IS_RO = 32, IS_CREDENTIALS = 64 };
 enum { OPEN_BEGUN = 1, OPEN_FILLED, OPEN_SEALED };
 
 struct check {
 	struct plan *plan;
 	unsigned char *objects, *opened;
-	bool user, mount, pid, ipc, uts, net, session, scratch, root, entered, speak, init;
+	bool user, mount, pid, ipc, uts, net, session, scratch, root, entered, speak, init, own_session;
+	unsigned supervision; /* bits of the operations that come once */
 };
 
 static void need(struct check *check, bool condition, const char *why) {
 	if (!condition)
 		refuse(check->plan, why);
+}
+
+static void once(struct check *check, enum operation_id id) {
+	unsigned bit = 1u << (id - OP_DIE_WITH_CALLER);
+	need(check, !(check->supervision & bit), "it is said once");
+	check->supervision |= bit;
+}
+
+static bool said(const struct check *check, enum operation_id id) {
+	return check->supervision & 1u << (id - OP_DIE_WITH_CALLER);
 }
 
 static unsigned char *object(struct check *check, const struct record *record, unsigned argument) {
@@ -183,6 +195,22 @@ static void check_record(struct check *check, const struct record *record) {
 		need(check, check->uts, "a host name needs a uts namespace");
 		need(check, strlen(record->field[0]) <= 64, "the host name is longer than 64 bytes");
 		break;
+	case OP_DIE_WITH_CALLER:
+		once(check, record->id);
+		need(check, number(record, 0) < INT_MAX, "the caller's pid is too large");
+		break;
+	case OP_CPU_TIME: need(check, check->pid, "it needs a pid namespace"); /* fall through */
+	case OP_WALL_TIME:
+		once(check, record->id);
+		need(check, number(record, 0) && number(record, 0) <= MAX_MILLISECONDS && number(record, 1) <= MAX_MILLISECONDS,
+			"the time is out of range");
+		break;
+	case OP_SUPERVISE: case OP_CGROUP: once(check, record->id); break;
+	case OP_RECEIPT:
+		once(check, record->id);
+		need(check, !strchr(record->field[ARG_RECEIPT_NAME], '/'), "its name is more than a name");
+		break;
+	case OP_RECEIPT_STATE: need(check, said(check, OP_RECEIPT), "there is no receipt"); break;
 	case OP_LOOPBACK: need(check, check->net, "it needs a net namespace"); break;
 	case OP_SOURCE: {
 		unsigned flags = words(record, ARG_SOURCE_FLAGS);
@@ -196,6 +224,14 @@ static void check_record(struct check *check, const struct record *record) {
 	case OP_PRIVATE:
 		need(check, check->session, "private directories need a session before them");
 		declare(check, record, IS_DIR);
+		break;
+	case OP_CREDENTIALS:
+		once(check, record->id);
+		declare(check, record, IS_DIR | IS_CREDENTIALS);
+		break;
+	case OP_CREDENTIAL:
+		need(check, *object(check, record, 0) & IS_CREDENTIALS, "it is for another kind of object");
+		need(check, !strchr(record->field[ARG_CREDENTIAL_NAME], '/'), "its name is more than a name");
 		break;
 	case OP_STAGE:
 		state = object(check, record, ARG_STAGE_OBJECT);
@@ -256,7 +292,14 @@ static void check_record(struct check *check, const struct record *record) {
 			need(check, check->opened[i] == OPEN_SEALED, "an opened directory was not sealed");
 		check->entered = true;
 		break;
-	case OP_NEW_SESSION: need(check, check->pid, "a new session needs a pid namespace"); break;
+	case OP_NEW_SESSION:
+		need(check, check->pid, "a new session needs a pid namespace");
+		check->own_session = true;
+		break;
+	case OP_CONTROLLING_TERMINAL: need(check, check->own_session, "it needs a new session before it"); break;
+	case OP_LIMIT:
+		need(check, number(record, ARG_LIMIT_SOFT) <= number(record, ARG_LIMIT_HARD), "its soft limit is above the hard one");
+		break;
 	case OP_INIT:
 		need(check, check->pid && !check->init, "one init, and only with a pid namespace");
 		need(check, record->field[0][0] && strlen(record->field[0]) <= 15, "its name has 1 to 15 bytes");
@@ -290,7 +333,7 @@ static void check_record(struct check *check, const struct record *record) {
 		need(check, check->root, "there is no root");
 	if (operations[record->id].phase >= PHASE_PROCESS && record->id != OP_ENTER)
 		need(check, check->entered, "the root was not entered");
-	if (operations[record->id].phase == PHASE_PLACING || record->id == OP_SOURCE)
+	if (operations[record->id].phase == PHASE_PLACING || record->id == OP_SOURCE || record->id == OP_CREDENTIAL)
 		request_exists(check, record);
 }
 
@@ -342,7 +385,7 @@ void plan_parse(struct plan *plan, char *text, size_t size) {
 			if (!field_valid(&operation->fields[i], record->field[i]))
 				refuse(plan, operation->fields[i].name);
 		switch (record->id) { /* numbers are dense, so counting is sizing */
-		case OP_SOURCE: case OP_GENERATED: case OP_PRIVATE: plan->objects++; break;
+		case OP_SOURCE: case OP_GENERATED: case OP_PRIVATE: case OP_CREDENTIALS: plan->objects++; break;
 		case OP_OPEN: plan->opened++; break;
 		default: break;
 		}

@@ -16,7 +16,17 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
                  "request 1 user 'the first'\nrequest 2 default 'the second'",
         mechanism=f"mechanism {api}\nwithout close_range",
         namespaces="user,mount,pid,ipc,uts,cgroup,net",
-        naming="loopback\nhostname box",
+        naming=f"""
+            loopback
+            hostname box
+            die-with-caller 0
+            supervise
+            wall-time 2147483647 0
+            cpu-time 100000 1000
+            cgroup 0 0 quiet /nonexistent
+            receipt {bound} receipt '{{"protections":[{{}}'
+            receipt-state cgroup '{{"state":"on"}}' '{{"why":"'
+        """,
         objects=[
             source(1, bound, request=1), source(2, file, "ro", request=2),
             *operations("""
@@ -26,7 +36,9 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
                 session 1048576 1000
                 generated 3 644 'made by the plan'
                 private 4 1777
-            """)],
+                credentials 5
+            """),
+            operation("credential", 5, "token", 2, file)],
         root="stage 0\nroot 0",
         placing="""
             open 0 0 many overlay binds 755 1500000000 5 1 /many
@@ -39,6 +51,7 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
             attach 2 file '' 2 /many/added
             attach 3 link passwd 0 /etc/link
             attach 4 dir '' 0 /tmp
+            attach 5 dir '' 0 /srv
             expect-link 1 usr/lib /lib
             make-dir 755 /tmp/dir
             make-file 644 /tmp/dir/file
@@ -63,6 +76,9 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
             keep-descriptor 2
             umask 27
             new-session
+            controlling-terminal quiet
+            limit files 64 64
+            no-user-namespaces
             new-keyring quiet
             landlock-scope abstract,signal quiet
             terminal-filter quiet

@@ -16,14 +16,18 @@ MAX_INDEX = 1 << 18
 MAX_PATH = 4095
 MAX_NAME = 255
 MAX_DEPTH = 1024
+MAX_MILLISECONDS = 2**31 - 1  # 24 days, and what poll takes
 
 TABLE = {name.encode(): (phase, fields) for name, phase, fields, _ in OPERATIONS}
 ARITY = {name: len(fields) for name, (_, fields) in TABLE.items()}
 
-ONLY_ONCE = frozenset((b"speak", b"unshare", b"scratch", b"session", b"root", b"enter", b"init"))
+ONLY_ONCE = frozenset((
+    b"speak", b"unshare", b"scratch", b"session", b"root", b"enter", b"init", b"die-with-caller",
+    b"supervise", b"wall-time", b"cpu-time", b"cgroup", b"receipt", b"credentials",
+))
 NEEDED_NAMESPACE = {
     b"hostname": b"uts", b"loopback": b"net", b"init": b"pid", b"new-session": b"pid", b"mount-proc": b"pid",
-    b"mount-mqueue": b"ipc",
+    b"mount-mqueue": b"ipc", b"cpu-time": b"pid",
 }
 
 
@@ -89,7 +93,7 @@ class _Story:
         self.seen: set[bytes] = set()
         self.namespaces: set[bytes] = set()
         self.requests = 0
-        self.objects: dict[int, str] = {}  # number: source-dir, source-file, generated or private
+        self.objects: dict[int, str] = {}  # number: source-dir, source-file, generated, private or credentials
         self.read_only: set[int] = set()
         self.staged: set[int] = set()
         self.attached: set[int] = set()
@@ -106,8 +110,12 @@ class _Story:
         if name == b"unshare":
             self.namespaces = set(fields["namespaces"].split(b","))
             _need({b"user", b"mount"} <= self.namespaces, "user and mount namespaces are obligatory")
-        if "object" in fields:
-            if name in (b"source", b"generated", b"private"):
+        _need(name != b"receipt-state" or b"receipt" in self.seen, "there is no receipt")
+        _need(name != b"controlling-terminal" or b"new-session" in self.seen, "needs a new session before it")
+        if name == b"credential":
+            _need(self.objects.get(int(fields["object"])) == "credentials", "is for another kind of object")
+        elif "object" in fields:
+            if name in (b"source", b"generated", b"private", b"credentials"):
                 self._declare(name, fields)
             else:
                 self._use(name, int(fields["object"]), fields)
@@ -159,7 +167,7 @@ class _Story:
             _need(what == "source-dir", "the root is a directory of the host")
             self.root = True
         else:
-            _need((what in ("source-dir", "private")) == (fields["kind"] == b"dir"),
+            _need((what in ("source-dir", "private", "credentials")) == (fields["kind"] == b"dir"),
                   "a directory goes on a directory, anything else does not")
 
     def _open(self, fields: dict[str, bytes]) -> None:
@@ -191,6 +199,15 @@ def _check_limits(name: bytes, fields: dict[str, bytes]) -> None:
         _need(all(int(value) < 2**32 - 1 for value in fields.values()), "an id is too large")
     elif name == b"speak":
         _need(int(fields["level"]) <= 5 and int(fields["code"]) <= 255, "level or code is out of range")
+    elif name == b"die-with-caller":
+        _need(int(fields["caller"]) < 2**31 - 1, "the caller's pid is too large")
+    elif name in (b"wall-time", b"cpu-time"):
+        _need(0 < int(fields["milliseconds"]) <= MAX_MILLISECONDS and int(fields["grace"]) <= MAX_MILLISECONDS,
+              "the time is out of range")
+    elif name in (b"receipt", b"credential"):
+        _need(b"/" not in fields["name"], "its name is more than a name")
+    elif name == b"limit":
+        _need(int(fields["soft"]) <= int(fields["hard"]), "its soft limit is above the hard one")
     elif name == b"hostname":
         _need(len(fields["name"]) <= 64, "the host name is longer than 64 bytes")
     elif name == b"init":

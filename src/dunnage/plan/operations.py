@@ -23,7 +23,7 @@ from __future__ import annotations
 
 VERSION = 1
 
-FRAME, SPEAKING, MECHANISM, NAMESPACES, OBJECTS, ROOT, PLACING, PROCESS, COMMAND, END = range(10)
+FRAME, SPEAKING, MECHANISM, NAMESPACES, SUPERVISION, OBJECTS, ROOT, PLACING, PROCESS, COMMAND, END = range(11)
 
 CALLS = "openat2|open_tree|mount_setattr|close_range"
 
@@ -57,6 +57,25 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
     ("hostname", NAMESPACES, (("name", "text"),), "sethostname in the new UTS namespace."),
     ("loopback", NAMESPACES, (), "Bring up lo in the new network namespace."),
 
+    ("die-with-caller", SUPERVISION, (("caller", "number"),),
+     "Everything ends when the process that started us does. It must have this pid; 0 stands for any."),
+    ("supervise", SUPERVISION, (),
+     "Keep an outer process for the whole run, also where nothing else needs one: it ends what the payload leaves behind. "
+     "Without a pid namespace it does so as a subreaper."),
+    ("wall-time", SUPERVISION, (("milliseconds", "number"), ("grace", "number")),
+     "SIGTERM to the payload this long after its start, SIGKILL to everything `grace` milliseconds later."),
+    ("cpu-time", SUPERVISION, (("milliseconds", "number"), ("grace", "number")),
+     "The same once all processes of the payload together have used this much processor time; needs a pid namespace."),
+    ("cgroup", SUPERVISION,
+     (("memory", "number"), ("pids", "number"), ("missing", "fatal|quiet"), ("parent", "path")),
+     "A new cgroup (version 2) in `parent` for the payload, removed after its end. Bytes, processes; 0: no limit."),
+    ("receipt", SUPERVISION, (("directory", "path"), ("name", "below"), ("head", "text")),
+     "File that tells how it went: `head`, the states below, then a `result` object that closes the document. It appears "
+     "whole, by a rename, when everything has ended. An outer process stays for it."),
+    ("receipt-state", SUPERVISION,
+     (("protection", "keyring|abstract|signal|terminal|cgroup"), ("on", "text"), ("missing", "text")),
+     "Which text the receipt says of a best-effort protection: `on`, or `missing`, the errno's name and a closing `\"}`."),
+
     ("source", OBJECTS,
      (("object", "index"), ("kind", "dir|file"), ("device", "number"), ("inode", "number"),
       ("flags", "ro+dev+private+trigger"), ("request", "index"), ("path", "path")),
@@ -70,6 +89,12 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
     ("generated", OBJECTS, (("object", "index"), ("mode", "mode"), ("content", "text")),
      "Read-only file with this content, in the scratch."),
     ("private", OBJECTS, (("object", "index"), ("mode", "mode")), "Empty writable directory in the session tmpfs."),
+
+    ("credentials", OBJECTS, (("object", "index"),),
+     "Directory on a small tmpfs of its own that shows current copies of files, read-only to the payload. An outer process stays, "
+     "and copies again when a file changes or is replaced."),
+    ("credential", OBJECTS, (("object", "index"), ("name", "below"), ("request", "index"), ("path", "path")),
+     "A file of that directory, and the host file that it follows; links are followed anew each time."),
 
     ("stage", ROOT, (("object", "index"),),
      "Attach a read-only clone of a source inside the scratch, as backing of opened directories."),
@@ -124,6 +149,11 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
     ("new-session", PROCESS, (),
      "The payload leaves the caller's session, process group and terminal; needs a pid namespace. Signals from the "
      "terminal are then forwarded."),
+    ("controlling-terminal", PROCESS, (("missing", "fatal|quiet"),), "Standard input, if it is one, becomes the new session's controlling terminal."),
+    ("limit", PROCESS,
+     (("resource", "core|cpu|data|file-size|address-space|files|locked|processes|stack"), ("soft", "number"), ("hard", "number")),
+     "Resource limit of the payload; 18446744073709551615 is none. Never above the limit that it has already."),
+    ("no-user-namespaces", PROCESS, (), "The payload can make no user namespaces of its own."),
     ("new-keyring", PROCESS, (("missing", "fatal|quiet"),), "Join a new, empty session keyring."),
     ("landlock-scope", PROCESS, (("scopes", "abstract+signal"), ("missing", "fatal|quiet")),
      "Landlock domain that only scopes abstract unix sockets and signals."),
