@@ -28,6 +28,7 @@ PHASES = {
     operations.SPEAKING: "How to speak",
     operations.MECHANISM: "Which system calls",
     operations.NAMESPACES: "Namespaces",
+    operations.SUPERVISION: "Supervision",
     operations.OBJECTS: "Objects",
     operations.ROOT: "Root",
     operations.PLACING: "Placing",

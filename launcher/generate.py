@@ -70,14 +70,14 @@ def literals(source: str, *names: str) -> list[str]:
 def told(outcome: dict[str, object]) -> list[str]:
     """What the launcher tells of a run."""
     parts = []
-    for prefix, tag, count in (("MESSAGES", "message_kind", ""), ("FACTS", "fact", "FACT_COUNT"), ("CAUSES", "cause", ""),
-                               ("CLASSES", "failure", "")):
-        names = [row[0] for row in outcome[prefix]]  # type: ignore[attr-defined]
-        one = {"MESSAGES": "MESSAGE", "FACTS": "FACT", "CAUSES": "CAUSE", "CLASSES": "CLASS"}[prefix]
-        parts.append(enumeration(tag, [f"{one}_{upper(name)}" for name in names] + ([count] if count else [])))
-        if prefix != "MESSAGES":
+    for table, one, tag in (("MESSAGES", "MESSAGE", "message_kind"), ("FACTS", "FACT", "fact"),
+                            ("CAUSES", "CAUSE", "cause"), ("CLASSES", "CLASS", "failure")):
+        names = [row[0] for row in outcome[table]]  # type: ignore[attr-defined]
+        count = ["FACT_COUNT"] if one == "FACT" else []
+        parts.append(enumeration(tag, [f"{one}_{upper(name)}" for name in names] + count))
+        if table != "MESSAGES":
             parts.append(f"#define {one}_NAMES {', '.join(map(string, names))}\n")
-    parts.append(f"#define UNKNOWN {outcome['UNKNOWN']}ull\n"
+    parts.append(f"#define UNKNOWN ((uint64_t){outcome['UNKNOWN']}u)\n"
                  + "".join(f"#define WORD_{name} '{outcome[name].decode()}'\n"  # type: ignore[attr-defined]
                            for name in ("REFRESH", "KILL")))
     return parts

@@ -1,6 +1,6 @@
 /* dunnage-launch: executes a plan.
  *
- *   dunnage-launch --plan-fd N --call-fd M    as the front uses it
+ *   dunnage-launch --plan-fd N [--call-fd M] [--control-fd K]    as the front and the Python API use it
  *   dunnage-launch PLAN [-- COMMAND ...]      a stored plan; environment and arguments are our own
  *   dunnage-launch --list-ops | --self-check | --version | --help
  */
@@ -135,7 +135,7 @@ static int self_check(void) {
 
 static void usage(void) {
 	printf("Usage: dunnage-launch PLAN [-- COMMAND [ARGUMENT ...]]\n"
-		"       dunnage-launch --plan-fd N --call-fd M\n"
+		"       dunnage-launch --plan-fd N [--call-fd M] [--control-fd K]\n"
 		"       dunnage-launch --list-ops | --self-check | --version\n\n"
 		"Executes a plan that dunnage made; see dunnage-launch(1) and the plan format.\n");
 }
@@ -196,13 +196,18 @@ static void refuse_untrusted(int fd, const char *path) {
 
 int main(int argc, char **argv) {
 	static struct plan plan;
-	int plan_fd = -1, call_fd = -1;
+	int plan_fd = -1, call_fd = -1, control_fd = -1;
 	char **given = NULL;
 	fill_standard_descriptors();
 	refuse_privilege();
-	if (argc == 5 && !strcmp(argv[1], "--plan-fd") && !strcmp(argv[3], "--call-fd")) {
+	if (argc >= 3 && argc % 2 && !strcmp(argv[1], "--plan-fd")) {
 		plan_fd = descriptor(argv[2]);
-		call_fd = descriptor(argv[4]);
+		for (int i = 3; i < argc; i += 2) {
+			int *which = !strcmp(argv[i], "--call-fd") ? &call_fd : !strcmp(argv[i], "--control-fd") ? &control_fd : NULL;
+			if (!which || *which >= 0)
+				die("see dunnage-launch --help", 0, "the arguments are not as expected", "start");
+			*which = descriptor(argv[i + 1]);
+		}
 	} else if (argc == 2 && !strcmp(argv[1], "--list-ops")) {
 		print_operations();
 		return 0;
@@ -236,16 +241,22 @@ int main(int argc, char **argv) {
 	char **arguments = command(&plan, given);
 
 	process_prepare();
+	supervision_prepare(&plan, control_fd);
 	process_protect_descriptors(&plan);
 	objects_compare(&plan);
+	phase_ended(FACT_COMPARED_US);
+	cgroup_make(&plan);
 	namespaces_enter(&plan);
+	phase_ended(FACT_NAMESPACES_US);
 	bool force = false;
 	for (size_t i = 0; i < plan.count; i++)
 		force |= plan.records[i].id == OP_MECHANISM && words(&plan.records[i], 0) == WORD_MECHANISM_API_CLASSIC;
 	mounts_choose(force);
-	pid_namespace_enter(&plan);
+	supervision_enter(&plan);
 	objects_clone(&plan);
 	root_assemble(&plan);
+	phase_ended(FACT_MOUNTED_US);
 	root_enter(&plan);
-	payload_start(&plan, arguments);
+	init_stay(&plan);
+	become_payload(&plan, arguments);
 }

@@ -3,9 +3,11 @@
 #ifndef DUNNAGE_LAUNCH_H
 #define DUNNAGE_LAUNCH_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 
@@ -34,6 +36,8 @@ unsigned small(const struct record *record, unsigned argument);
 mode_t mode_of(const struct record *record, unsigned argument);
 /* One-of: number of the word; set: bits. The field has been checked before. */
 unsigned words(const struct record *record, unsigned argument);
+/* The first record of this operation, or NULL. */
+const struct record *find(const struct plan *plan, enum operation_id id);
 
 /* ---- memory.c ---- */
 
@@ -51,6 +55,8 @@ struct speech {
 	const struct plan *plan;
 	const char *stored; /* path of a stored plan */
 	const char *doing;  /* for the watchdog */
+	enum failure failure; /* whose fault it is if it ends here */
+	bool mute;          /* nothing on stderr: whoever supervises is told */
 };
 extern struct speech speech;
 
@@ -67,6 +73,54 @@ _Noreturn void die_sentence(const char *sentence_dunnage, const char *sentence_f
 void warn(const char *format, ...) PRINTF(1, 2);
 void note(const char *format, ...) PRINTF(1, 2);
 
+/* ---- supervise.c: outer process, init, and what is told of a run ---- */
+
+/* What is known so far; UNKNOWN before. */
+extern uint64_t facts[FACT_COUNT];
+/* Microseconds since the launcher began. */
+void phase_ended(enum fact which);
+/* Before the namespaces: whatever is reached by the host's paths later. `control` is -1 or the starter's socket. */
+void supervision_prepare(const struct plan *plan, int control);
+/* Forks where somebody has to stay; returns in the process that goes on to the payload. */
+void supervision_enter(const struct plan *plan);
+/* Forks where that process has to stay as init. Returns in what becomes the payload. */
+void init_stay(const struct plan *plan);
+extern bool is_init, own_session;
+/* Is somebody else of ours waiting for this process? */
+bool supervised(void);
+/* To whoever supervises this process, or starts it; false when there is nobody. */
+bool tell(enum message_kind kind, const void *body, size_t size);
+bool tell_sentence(enum message_kind kind, const char *sentence);
+/* The end of a start that failed. */
+void tell_failure(const char *sentence, const char *fix);
+/* To the outer process: where it can write the payload's credentials. */
+void hand_over_credentials(int directory);
+
+/* ---- receipt.c ---- */
+
+void receipt_open(const struct plan *plan);
+void receipt_write(const char *message, const char *fix);
+enum failure judge(void);
+
+/* ---- credentials.c ---- */
+
+bool credentials_wanted(const struct plan *plan);
+/* Before the namespaces. */
+void credentials_prepare(const struct plan *plan);
+/* The first copies, into an open directory; each must succeed. */
+void credentials_copy(const struct plan *plan, int directory);
+/* Again what has changed since. */
+void credentials_renew(int directory);
+
+/* ---- cgroup.c ---- */
+
+void cgroup_make(const struct plan *plan);
+/* The calling process, and its cgroup namespace. */
+void cgroup_enter(const struct plan *plan);
+bool cgroup_wanted(void);
+/* Ends who is left in it, reads what was used, removes it. */
+void cgroup_end(void);
+
 /* ---- paths.c: resolving without links ---- */
 
 enum lacking { LACK_OPENAT2 = 1 << WORD_WITHOUT_CALL_OPENAT2, LACK_OPEN_TREE = 1 << WORD_WITHOUT_CALL_OPEN_TREE,
@@ -79,6 +133,8 @@ int open_below(int dir, const char *path, int flags);
 int open_host(const char *path, int flags);
 /* The directory part below `dir`; *name is the last part, inside `path`. */
 int open_parent(int dir, const char *path, const char **name);
+/* Links followed below `root`, as if that were /. */
+int open_in_root(int root, const char *path, int flags);
 /* A path given by its user, links followed, but never a magic one. */
 int open_workdir(const char *path);
 
@@ -140,7 +196,12 @@ void objects_clone(const struct plan *plan);
 void root_assemble(const struct plan *plan);
 void root_enter(const struct plan *plan);
 
-/* ---- process.c: namespaces, environment, exec ---- */
+/* ---- payload.c ---- */
+
+/* Environment, limits, protections, exec. */
+_Noreturn void become_payload(const struct plan *plan, char **arguments);
+
+/* ---- process.c: the surroundings ---- */
 
 struct call {            /* what the front saved, or our own arguments and environment */
 	const char *program; /* argv[0] as the user gave it */
@@ -154,13 +215,30 @@ struct call {            /* what the front saved, or our own arguments and envir
 };
 extern struct call call;
 
+struct caller { /* what the payload gets back */
+	mode_t umask;
+	struct rlimit core, files;
+	sigset_t mask;
+	struct sigaction action[65]; /* by signal */
+	unsigned alarm;
+	char directory[4096]; /* empty when it was deleted */
+};
+extern struct caller caller;
+
 void process_prepare(void);
+void restore_signals(void);
+void restore_limits(void);
+unsigned arm_watchdog(void);
+void disarm_watchdog(void);
+/* A process that stays keeps this descriptor when it lets go of the others. */
+void keep(int fd);
+void unkeep(int fd);
+void keep_none(void);
+/* The others are closed, and the standard ones become /dev/null, but for stderr if it is to be kept. */
+void let_go_of_descriptors(bool keep_stderr);
+int write_once(const char *file, const char *text);
 void process_protect_descriptors(const struct plan *plan);
 void namespaces_enter(const struct plan *plan);
-/* The part of the launch that runs inside the namespaces. */
-_Noreturn void payload_start(const struct plan *plan, char **arguments);
-/* Forks init where a pid namespace was made; returns in the process that goes on. */
-void pid_namespace_enter(const struct plan *plan);
 /* Starts the front again; returns when the plan names none or it cannot be started. */
 void front_again(const char *reason);
 

@@ -16,6 +16,7 @@
 #define RESOLVE_NO_MAGICLINKS 0x02
 #define RESOLVE_NO_SYMLINKS 0x04
 #define RESOLVE_BENEATH 0x08
+#define RESOLVE_IN_ROOT 0x10
 
 struct open_how {
 	uint64_t flags, mode, resolve;
@@ -113,6 +114,15 @@ int open_parent(int dir, const char *path, const char **name) {
 	memcpy(parent, path, length);
 	parent[length] = 0;
 	return open_below(dir, parent, O_PATH | O_DIRECTORY);
+}
+
+int open_in_root(int root, const char *path, int flags) {
+	if (!(lacking & LACK_OPENAT2)) {
+		int fd = openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+		if (fd >= 0 || (errno != ENOSYS && errno != EPERM))
+			return fd;
+	}
+	return walk(root, path, flags); /* which follows none */
 }
 
 int open_workdir(const char *path) {

@@ -38,7 +38,7 @@ struct opened {
 
 static struct object *objects;
 static struct opened *opened;
-static int scratch = -1, session = -1, root = -1;
+static int scratch = -1, session = -1, root = -1, credentials = -1;
 static const char *scratch_place = "";
 static dev_t *our_devices;
 static size_t our_device_count;
@@ -174,7 +174,7 @@ void objects_clone(const struct plan *plan) {
 	size_t sources = 0, possible, tmpfs = 2;
 	for (size_t i = 0; i < plan->count; i++) {
 		const struct record *record = &plan->records[i];
-		if (record->id == OP_SOURCE || record->id == OP_GENERATED || record->id == OP_PRIVATE) {
+		if (record->id == OP_SOURCE || record->id == OP_GENERATED || record->id == OP_PRIVATE || record->id == OP_CREDENTIALS) {
 			objects[small(record, 0)] = (struct object){.record = record, .tree.fd = -1};
 			sources += record->id == OP_SOURCE;
 		}
@@ -267,6 +267,20 @@ static void make_private(const struct record *record) {
 		die("", errno, "mkdirat", "make a private directory");
 }
 
+/* The payload gets a read-only clone; the outer process goes on writing here. */
+static void make_credentials(const struct plan *plan) {
+	char name[24];
+	int point = scratch_dir("credentials", 0, name);
+	if (make_tmpfs(NULL, point, 0755, 16 << 20, 64) < 0)
+		die("", errno, "mount of tmpfs", "make the credentials' directory");
+	close(point);
+	credentials = openat(scratch, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (credentials < 0)
+		die("", errno, "open", "enter the credentials' directory");
+	credentials_copy(plan, credentials);
+	hand_over_credentials(credentials);
+}
+
 /* ---- image and stages ---- */
 
 /* mount(2) copies what is mounted when it is called: a source above the scratch's place now shows the scratch. */
@@ -315,6 +329,10 @@ static struct tree take(struct object *object, unsigned request, const char *ins
 	case OP_GENERATED:
 		snprintf(name, sizeof name, "g%u", small(object->record, 0));
 		if (tree_clone(&tree, scratch, name, FLAG_RO) < 0)
+			error = errno;
+		break;
+	case OP_CREDENTIALS:
+		if (tree_clone(&tree, credentials, "", FLAG_RO) < 0)
 			error = errno;
 		break;
 	default:
@@ -752,7 +770,7 @@ static struct promise *promise_for(struct promise *promises, size_t count, const
 
 static struct promise promise(const char *place, const struct record *object, unsigned request) {
 	unsigned given = object->id == OP_SOURCE ? words(object, ARG_SOURCE_FLAGS) : 0;
-	bool ro = object->id == OP_GENERATED || given & WORD_SOURCE_FLAGS_RO;
+	bool ro = object->id == OP_GENERATED || object->id == OP_CREDENTIALS || given & WORD_SOURCE_FLAGS_RO;
 	return (struct promise){.place = place, .request = request,
 		.flags = MS_NOSUID | (given & WORD_SOURCE_FLAGS_DEV ? 0 : MS_NODEV) | (ro ? MS_RDONLY : 0)};
 }
@@ -854,6 +872,7 @@ void root_assemble(const struct plan *plan) {
 		case OP_SESSION: make_session(record); break;
 		case OP_GENERATED: make_generated(record); break;
 		case OP_PRIVATE: make_private(record); break;
+		case OP_CREDENTIALS: make_credentials(plan); break;
 		case OP_STAGE: stage(record); break;
 		case OP_ROOT: make_root(record); break;
 		case OP_OPEN: begin_open(record); break;
@@ -916,9 +935,12 @@ void root_enter(const struct plan *plan) {
 	close(scratch);
 	if (session >= 0)
 		close(session);
+	if (credentials >= 0)
+		close(credentials);
 	for (size_t i = 0; i < plan->objects; i++)
 		tree_close(&objects[i].tree);
 	hold_root(plan);
 	if (chdir("/") < 0) /* mount_restrict left it */
 		die("", errno, "chdir", "enter the new root");
+	phase_ended(FACT_ENTERED_US);
 }

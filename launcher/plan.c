@@ -119,6 +119,13 @@ unsigned words(const struct record *record, unsigned argument) {
 	return result;
 }
 
+const struct record *find(const struct plan *plan, enum operation_id id) {
+	for (size_t i = 0; i < plan->count; i++)
+		if (plan->records[i].id == id)
+			return &plan->records[i];
+	return NULL;
+}
+
 /* ---- what belongs together ---- */
 
 enum { HAS_OBJECT = 1, IS_SOURCE = 2, IS_STAGED = 4, IS_ATTACHED = 8, IS_DIR = 16, IS_RO = 32, IS_CREDENTIALS = 64 };
@@ -293,7 +300,7 @@ static void check_record(struct check *check, const struct record *record) {
 		check->entered = true;
 		break;
 	case OP_NEW_SESSION:
-		need(check, check->pid, "a new session needs a pid namespace");
+		need(check, check->pid || said(check, OP_SUPERVISE), "a new session needs a pid namespace or supervision");
 		check->own_session = true;
 		break;
 	case OP_CONTROLLING_TERMINAL: need(check, check->own_session, "it needs a new session before it"); break;

@@ -9,7 +9,7 @@
 
 #include "launch.h"
 
-struct speech speech = {.name = "dunnage-launch", .level = 2, .code = EXIT_FAILED, .doing = "starting"};
+struct speech speech = {.name = "dunnage-launch", .level = 2, .code = EXIT_FAILED, .doing = "starting", .failure = CLASS_SETUP};
 
 /* Never strerror(): clients of the foreign names act on the C library's texts. */
 const char *errno_name(int error) {
@@ -80,6 +80,11 @@ enum { SENTENCE = 260, HEAD = 70 };
 _Noreturn static void fatal(const char *dunnage, const char *foreign, const char *fix) {
 	struct text text = {.used = 0};
 	bool hint = fix && *fix;
+	appendf(&text, "%s", dunnage);
+	tell_failure(text.bytes, hint ? fix : "");
+	if (speech.mute)
+		_exit(speech.code);
+	text.used = 0;
 	if (speech.foreign) {
 		size_t length = strlen(foreign);
 		if (length > SENTENCE)
@@ -172,6 +177,11 @@ static void say(unsigned level, const char *word, const char *format, va_list ar
 		return;
 	struct text body = {.used = 0}, text = {.used = 0};
 	append_format(&body, format, arguments);
+	if (speech.mute) {
+		if (level < 4)
+			tell_sentence(MESSAGE_WARNING, body.bytes);
+		return;
+	}
 	guard(body.bytes, false);
 	if (speech.foreign)
 		appendf(&text, "%s:%*s%s", word, (int)(8 - strlen(word)), "", body.bytes);

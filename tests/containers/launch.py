@@ -4,6 +4,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ class Launcher:
 
     def start(
         self, plan: PlanLike, call: bytes = b"", *, wrap: Sequence[str | Path] = (), descriptors: Sequence[int] = (),
-        **options: Any,
+        control: socket.socket | None = None, **options: Any,
     ) -> subprocess.Popen[bytes]:
         """Start it; `wrap` is a command in front of it, `descriptors` are inherited besides."""
         files = [memory_file(plan if isinstance(plan, bytes) else wire.encode(plan)), memory_file(call or call_block())]
@@ -86,6 +87,9 @@ class Launcher:
         options.setdefault("stderr", subprocess.PIPE)
         options.setdefault("env", {**self.settings})
         command = [*wrap, self.path, "--plan-fd", str(files[0]), "--call-fd", str(files[1])]
+        if control:
+            command += ["--control-fd", str(control.fileno())]
+            descriptors = [*descriptors, control.fileno()]
         try:
             return subprocess.Popen(command, pass_fds=[*files, *descriptors], **options)
         finally:

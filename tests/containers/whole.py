@@ -24,7 +24,7 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
             wall-time 2147483647 0
             cpu-time 100000 1000
             cgroup 0 0 quiet /nonexistent
-            receipt {bound} receipt '{{"protections":[{{}}'
+            receipt {file.parent} receipt '{{"protections":[{{}}'
             receipt-state cgroup '{{"state":"on"}}' '{{"why":"'
         """,
         objects=[
@@ -51,11 +51,12 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
             attach 2 file '' 2 /many/added
             attach 3 link passwd 0 /etc/link
             attach 4 dir '' 0 /tmp
-            attach 5 dir '' 0 /srv
             expect-link 1 usr/lib /lib
             make-dir 755 /tmp/dir
             make-file 644 /tmp/dir/file
             make-link file /tmp/dir/link
+            make-dir 755 /tmp/credentials
+            attach 5 dir '' 0 /tmp/credentials
             host-dir 1 /opt/made
             host-file 1 /opt/made-file
             mount-proc /proc

@@ -81,7 +81,8 @@ def test_self_check(build: str, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    [], ["--nonsense"], ["--plan-fd"], ["--plan-fd", "3"], ["--plan-fd", "3", "--call-fd"], ["--list-ops", "x"],
+    [], ["--nonsense"], ["--plan-fd"], ["--plan-fd", "3", "--control-fd"], ["--plan-fd", "3", "--call-fd"],
+    ["--list-ops", "x"],
     ["plan", "command-without-dashes"]])
 def test_arguments_that_make_no_sense(launcher: Launcher, arguments: list[str]) -> None:
     ended = launcher.plain(*arguments)
@@ -256,10 +257,11 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "neither enter nor process": (lambda w: [each for each in w if each[0] not in PROCESS_NAMES],
                                   "the root was not entered"),
     "second enter": (lambda w: with_after(w, "enter", "enter"), "entered once"),
-    "init without pid": (lambda w: replaced(without(without(without(w, "mount-proc"), "new-session"), "cpu-time"), "unshare", 1,
+    "init without pid": (lambda w: replaced(without(without(w, "mount-proc"), "cpu-time"), "unshare", 1,
                                             "user,mount,ipc,uts,net"), "only with a pid namespace"),
-    "session without pid": (lambda w: replaced(without(without(w, "mount-proc"), "cpu-time"), "unshare", 1, "user,mount,ipc,uts,net"),
-                            "a new session needs a pid namespace"),
+    "session without pid": (lambda w: replaced(without(without(without(w, "mount-proc"), "cpu-time"), "supervise"),
+                                               "unshare", 1, "user,mount,ipc,uts,net"),
+                            "a new session needs a pid namespace or supervision"),
     "second init": (lambda w: with_after(w, "init", "init again"), "one init"),
     "init without name": (lambda w: replaced(w, "init", 1, ""), "1 to 15 bytes"),
     "init with a long name": (lambda w: replaced(w, "init", 1, "sixteen-bytes-16"), "1 to 15 bytes"),
@@ -280,13 +282,15 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "receipt below a directory": (lambda w: replaced(w, "receipt", 2, "a/b"), "more than a name"),
     "state without receipt": (lambda w: without(w, "receipt"), "there is no receipt"),
     "processor time without pid": (
-        lambda w: replaced(without(without(without(w, "mount-proc"), "new-session"), "init"), "unshare", 1,
-                           "user,mount,ipc,uts,net"), "it needs a pid namespace"),
+        lambda w: replaced(without(without(w, "mount-proc"), "init"), "unshare", 1, "user,mount,ipc,uts,net"),
+        "it needs a pid namespace"),
     "second credentials": (lambda w: with_after(w, "credentials", "credentials 5"), "it is said once"),
     "credential for another object": (lambda w: replaced(w, "credential", 1, "4"), "another kind of object"),
     "credential below a directory": (lambda w: replaced(w, "credential", 2, "a/b"), "more than a name"),
     "credential that nobody asked for": (lambda w: replaced(w, "credential", 3, "3"), "a request that does not exist"),
-    "terminal without session": (lambda w: with_words(w, "new-session", "controlling-terminal", "quiet"), "a new session before it"),
+    "terminal without session": (
+        lambda w: with_words(w, "new-session", "controlling-terminal", "quiet"),
+        "a new session before it"),
     "soft limit above the hard one": (lambda w: replaced(w, "limit", 2, "65"), "above the hard one"),
     "plan in a plan": (lambda w: [*w[:-1], *w], "comes too late"),
     "two first records": (lambda w: with_after(w, "dunnage-plan", "dunnage-plan 1"), "comes too late"),

@@ -31,6 +31,7 @@
 #include <sys/un.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -595,6 +596,17 @@ static void do_sleep(char **argument) {
 	sleep((unsigned)atoi(argument[0]));
 }
 
+/* Processor time; a second process takes half of it. */
+static void do_burn(char **argument) {
+	fflush(stdout);
+	pid_t other = fork();
+	for (long until = clock() + atoi(argument[0]) * CLOCKS_PER_SEC / 2; clock() < until;)
+		;
+	if (!other)
+		_exit(0);
+	wait(NULL);
+}
+
 /* Until standard input ends. */
 static void do_wait(char **argument) {
 	char byte;
@@ -650,7 +662,7 @@ static const struct command {
 	{"signal", do_signal, 1}, {"ptrace", do_ptrace, 1},
 	{"meddle", do_meddle, 1}, {"ipc", do_ipc, 2}, {"catch", do_catch, 0}, {"ignore", do_ignore, 1},
 	{"daemon", do_daemon, 1}, {"orphans", do_orphans, 1}, {"sleep", do_sleep, 1}, {"wait", do_wait, 0},
-	{"await", do_await, 1}, {"close", do_close, 1}, {"echo", do_echo, 0}, {"exit", do_exit, 1}, {"exec", do_exec, 1},
+	{"await", do_await, 1}, {"burn", do_burn, 1}, {"close", do_close, 1}, {"echo", do_echo, 0}, {"exit", do_exit, 1}, {"exec", do_exec, 1},
 #ifdef __x86_64__
 	{"ioctl32", do_ioctl32, 1},
 #endif

@@ -26,7 +26,7 @@ ONLY_ONCE = frozenset((
     b"supervise", b"wall-time", b"cpu-time", b"cgroup", b"receipt", b"credentials",
 ))
 NEEDED_NAMESPACE = {
-    b"hostname": b"uts", b"loopback": b"net", b"init": b"pid", b"new-session": b"pid", b"mount-proc": b"pid",
+    b"hostname": b"uts", b"loopback": b"net", b"init": b"pid", b"mount-proc": b"pid",
     b"mount-mqueue": b"ipc", b"cpu-time": b"pid",
 }
 
@@ -110,6 +110,8 @@ class _Story:
         if name == b"unshare":
             self.namespaces = set(fields["namespaces"].split(b","))
             _need({b"user", b"mount"} <= self.namespaces, "user and mount namespaces are obligatory")
+        _need(name != b"new-session" or b"pid" in self.namespaces or b"supervise" in self.seen,
+              "needs a pid namespace or supervision")
         _need(name != b"receipt-state" or b"receipt" in self.seen, "there is no receipt")
         _need(name != b"controlling-terminal" or b"new-session" in self.seen, "needs a new session before it")
         if name == b"credential":

@@ -147,7 +147,7 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
     ("keep-descriptor", PROCESS, (("number", "number"),), "With `descriptors close`: keep this one; it must be open."),
     ("umask", PROCESS, (("mask", "mode"),), "umask of the payload; default the caller's."),
     ("new-session", PROCESS, (),
-     "The payload leaves the caller's session, process group and terminal; needs a pid namespace. Signals from the "
+     "The payload leaves the caller's session, process group and terminal; needs a pid namespace or `supervise`. Signals from the "
      "terminal are then forwarded."),
     ("controlling-terminal", PROCESS, (("missing", "fatal|quiet"),), "Standard input, if it is one, becomes the new session's controlling terminal."),
     ("limit", PROCESS,

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 # kind, what follows, meaning. Numbers are positions, from 0.
 MESSAGES: tuple[tuple[str, str, str], ...] = (
-    ("init", "a 32-bit pid", "Init was made, as a child of the starter. The launcher itself ends at once, with 0."),
+    ("init", "a 32-bit pid",
+     "Init was made, as a child of the starter. The launcher itself ends at once, with 0."),
     ("executed", "the facts so far", "The payload runs."),
-    ("failed", "a 32-bit class of failure, the sentence and the fix, each ended by NUL", "It does not come to a payload."),
+    ("failed", "a 32-bit class of failure, the sentence and the fix, each ended by NUL",
+     "It does not come to a payload."),
     ("stale", "", "Nothing was done: the host or the image is not that of the plan. Plan again."),
     ("refused", "the call and the errno's name with a colon between them, ended by NUL",
      "Nothing was done: the kernel refuses user namespaces. `dunnage check` explains it."),
