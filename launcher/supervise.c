@@ -395,7 +395,9 @@ static bool forward(void) {
 	struct signalfd_siginfo info;
 	bool continued = false;
 	while (read(signals, &info, sizeof info) == sizeof info) {
-		continued |= info.ssi_signo == SIGCONT && (info.ssi_code <= 0 || info.ssi_code > POLL_HUP);
+		if (info.ssi_signo == SIGCONT && info.ssi_code >= POLL_IN && info.ssi_code <= POLL_HUP)
+			continue; /* a message's own */
+		continued |= info.ssi_signo == SIGCONT;
 		bool stops = info.ssi_signo == SIGTSTP || info.ssi_signo == SIGTTIN || info.ssi_signo == SIGTTOU;
 		if (is_top() && facts[FACT_CAUSE] == CAUSE_ITSELF && (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT
 		    || info.ssi_signo == SIGHUP || info.ssi_signo == SIGQUIT))

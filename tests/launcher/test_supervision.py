@@ -269,7 +269,7 @@ def started_by_another(launcher: Launcher, whole: list[Operation]) -> tuple[subp
         os.close(file)
     assert process.stdout
     lines: list[bytes] = []
-    while b"ready\n" not in lines or len(lines) < 2:
+    while b"ready\n" not in lines or not any(line.startswith(b"started") for line in lines):
         lines.append(process.stdout.readline())
         assert lines[-1]
     return process, int(next(line for line in lines if line.startswith(b"started"))[7:])
