@@ -1,7 +1,6 @@
 """What those who stay beside a payload do: limits, receipts, credentials, the tie to the caller, telling a starter."""
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -19,6 +18,7 @@ import pytest
 
 from containers.launch import Launcher, memory_file
 from containers.plans import Operation, operation, plan, source
+from containers.receipts import Receipts
 from dunnage.plan import wire
 from dunnage.plan.outcome import CAUSES, CLASSES, FACTS, KILL, MESSAGES, REFRESH, UNKNOWN
 
@@ -50,30 +50,6 @@ def eventually(condition: Any) -> Any:
 
 
 # ---- receipts ----
-
-class Receipts:
-    """A directory for receipts, and the operations that ask for one in it."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place / "receipts"
-        self.place.mkdir()
-        self.asked = wire.describe([
-            operation("receipt", self.place, "receipt.json", '{"name":"test","protections":[{}'),
-            operation("receipt-state", "terminal", '{"state":"on"}', '{"why":"'),
-            operation("receipt-state", "abstract", '{"state":"on"}', '{"why":"'),
-        ])
-
-    def read(self) -> dict[str, Any]:
-        """The only one, and nothing beside it."""
-        assert [path.name for path in self.place.iterdir()] == ["receipt.json"]
-        assert (self.place / "receipt.json").stat().st_mode & 0o777 == 0o600
-        document: dict[str, Any] = json.loads((self.place / "receipt.json").read_text())
-        assert document["name"] == "test"
-        return document
-
-    def result(self) -> dict[str, Any]:
-        return dict(self.read()["result"])
-
 
 @pytest.fixture
 def receipts(tmp_path: Path) -> Receipts:
