@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from containers.features import need
 from containers.front import Front
+from odd import mounting  # noqa: F401 - knows whether there is squashfuse
 from odd.starting import Command, in_outer, payload
 
 pytestmark = pytest.mark.kernel
@@ -47,13 +49,26 @@ def layers(image: Path, top: Path, depth: int) -> str:
 
 @pytest.mark.requirement("UND-69", "UND-50", "UND-312", "UND-307", "UND-241")
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", ["tmpfs", "overlay", "overlay of overlay", "read-only bind", "with flags"])
+@pytest.mark.parametrize("kind", ["tmpfs", "overlay", "overlay of overlay", "read-only bind", "with flags",
+                                  "squashfuse", "overlay of squashfuse"])
 def test_image_on_another_file_system(dunnage: Front, image: Path, host: Path, tmp_path: Path, kind: str,
                                       mode: str) -> None:
     place = tmp_path / "place"
     place.mkdir()
     where = place
-    if kind == "tmpfs":
+    options: list[str] = []
+    if kind.endswith("squashfuse"):
+        need("squashfuse")
+        squashed = tmp_path / "squashed"
+        squashed.mkdir()
+        subprocess.run(["mksquashfs", image, tmp_path / "image.sqfs", "-quiet", "-no-progress", "-comp", "gzip",
+                        "-all-root"], check=True)
+        script, options = f"squashfuse {tmp_path}/image.sqfs {squashed}", ["--pid", "--fork"]  # it ends with the start
+        where = squashed
+        if "overlay" in kind:
+            need("overlay in user namespaces")
+            script, where = f"{script}; {layers(squashed, place, 1)}", place / "0"
+    elif kind == "tmpfs":
         script = f"mount -t tmpfs tmpfs {place}; cp -a {image}/. {place}"
     elif kind.startswith("overlay"):
         need("overlay in user namespaces")
@@ -64,7 +79,8 @@ def test_image_on_another_file_system(dunnage: Front, image: Path, host: Path, t
     else:
         script = (f"mount -t tmpfs -o noexec,nosuid,nodev,noatime tmpfs {place}; cp -a {image}/. {place}; "
                   f"mount --bind {image}/bin {place}/bin")
-    assert seen(dunnage, where, host, mode, in_outer(script)) == seen(dunnage, image, host, mode, in_outer(""))
+    usual = seen(dunnage, image, host, mode, in_outer(""))
+    assert seen(dunnage, where, host, mode, in_outer(script, *options)) == usual
 
 
 @pytest.mark.requirement("CLI-107", "CLI-42")
