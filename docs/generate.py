@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "src"))
 
 from dunnage import __version__, settings, settings_help  # noqa: E402
-from dunnage.plan import operations  # noqa: E402
+from dunnage.plan import operations, outcome  # noqa: E402
 
 # Page: what its man page is about; verbs say that in settings_help.
 MAN_PAGES = {
@@ -65,7 +65,8 @@ def fill(page: str) -> str:
 def part(name: str, verb: str = "") -> str:
     if verb:
         return {"synopsis": synopsis, "options": options, "ignored": ignored, "refused": refused}[name](verb)
-    return {"global": global_options, "verbs": verbs, "operations": plan_operations}[name]()
+    return {"global": global_options, "verbs": verbs, "operations": plan_operations, "messages": messages,
+            "facts": facts, "causes": causes, "classes": classes}[name]()
 
 
 def synopsis(verb: str) -> str:
@@ -121,6 +122,29 @@ def refused(verb: str) -> str:
 def names(verb: str, target: str) -> str:
     known = settings.options_of(verb.encode())
     return "\n".join(f"`--{option.decode()}`" for option in sorted(known) if known[option][1] == target)
+
+
+def messages() -> str:
+    return rows_of(("kind", "followed by", "meaning"), [
+        (f"{number} `{name}`", body or "-", meaning) for number, (name, body, meaning) in enumerate(outcome.MESSAGES)])
+
+
+def facts() -> str:
+    return rows_of(("fact", "meaning"), [(f"`{name}`", meaning) for name, meaning in outcome.FACTS])
+
+
+def causes() -> str:
+    return rows_of(("cause", "meaning"), [(f"{number} `{name}`", meaning) for number, (name, meaning)
+                                          in enumerate(outcome.CAUSES)])
+
+
+def classes() -> str:
+    return rows_of(("failure class", "meaning"), [(f"{number} `{name}`", meaning) for number, (name, meaning)
+                                                  in enumerate(outcome.CLASSES)])
+
+
+def rows_of(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ("---",) * len(head), *rows])
 
 
 def plan_operations() -> str:
