@@ -234,7 +234,8 @@ void disarm_watchdog(void);
 void keep(int fd);
 void unkeep(int fd);
 void keep_none(void);
-/* The others are closed, and the standard ones become /dev/null, but for stderr if it is to be kept. */
+/* Before the namespaces; then: the others are closed, and the standard ones become /dev/null, but for stderr if it is to be kept. */
+void null_open(void);
 void let_go_of_descriptors(bool keep_stderr);
 int write_once(const char *file, const char *text);
 void process_protect_descriptors(const struct plan *plan);

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -186,11 +187,22 @@ void process_protect_descriptors(const struct plan *plan) {
 	}
 }
 
+static int null = -1;
+
+/* The host's: what an image calls so may be anything. */
+void null_open(void) {
+	struct stat found;
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0 && (fstat(null, &found) < 0 || !S_ISCHR(found.st_mode) || found.st_rdev != makedev(1, 3))) {
+		close(null);
+		null = -1;
+	}
+}
+
 void let_go_of_descriptors(bool keep_stderr) {
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	for (int fd = 0; fd < (keep_stderr ? 2 : 3); fd++)
 		if (null < 0 || dup2(null, fd) < 0)
-			close(fd); /* an image without /dev/null */
+			close(fd);
 	bool whole = !(lacking & LACK_CLOSE_RANGE);
 	unsigned from = 3;
 	for (size_t i = 0; i <= kept_count && whole; i++) {

@@ -27,7 +27,7 @@
 #define PROC_MAGIC 0x9fa0
 #define NR_PIDFD_OPEN 434
 #define PRIVATE_MESSAGE 1000u /* with a descriptor, between our own processes */
-enum { LAST_WAIT = 2000, TICK = 1000, LARGEST_MESSAGE = 8192 };
+enum { LAST_WAIT = 2000, TICK = 1000, LARGEST_MESSAGE = 8192, MOST_STATES = 100 };
 
 uint64_t facts[FACT_COUNT];
 bool is_init, own_session;
@@ -77,6 +77,15 @@ bool tell(enum message_kind kind, const void *body, size_t size) {
 
 bool tell_sentence(enum message_kind kind, const char *sentence) {
 	return tell(kind, sentence, strlen(sentence) + 1);
+}
+
+/* The payload can stop and continue as often as it likes, and nobody need be reading. */
+static void tell_state(enum message_kind kind) {
+	static unsigned told;
+	uint32_t number = kind;
+	int to = upstream >= 0 ? upstream : control;
+	if (to >= 0 && (to != control || told++ < MOST_STATES))
+		(void)!send(to, &number, sizeof number, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 bool supervised(void) {
@@ -398,6 +407,8 @@ static bool forward(void) {
 		if (info.ssi_signo == SIGCONT && info.ssi_code >= POLL_IN && info.ssi_code <= POLL_HUP)
 			continue; /* a message's own */
 		continued |= info.ssi_signo == SIGCONT;
+		if (is_init && info.ssi_pid)
+			continue; /* from inside: the payload's own signals are for itself */
 		bool stops = info.ssi_signo == SIGTSTP || info.ssi_signo == SIGTTIN || info.ssi_signo == SIGTTOU;
 		if (is_top() && facts[FACT_CAUSE] == CAUSE_ITSELF && (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT
 		    || info.ssi_signo == SIGHUP || info.ssi_signo == SIGQUIT))
@@ -415,7 +426,7 @@ static bool forward(void) {
 /* The payload stopped: so do we, for the shell that waits for us. */
 static void stopped(void) {
 	char next;
-	tell(MESSAGE_STOPPED, NULL, 0);
+	tell_state(MESSAGE_STOPPED);
 	if (is_init || control >= 0)
 		return;
 	forward();
@@ -468,12 +479,13 @@ static bool hear(void) {
 		break;
 	case MESSAGE_ENDED: { /* of init: the payload has ended, and everybody else */
 		take_facts(message, size, sizeof kind);
-		int status = (int)facts[FACT_STATUS];
-		waitpid(child, NULL, 0);
-		finish(status);
+		for (int64_t until = milliseconds() + LAST_WAIT; !waitpid(child, NULL, WNOHANG) && milliseconds() < until;)
+			poll(NULL, 0, 1); /* longer when a process of its hangs in the kernel: nobody can end that */
+		finish((int)facts[FACT_STATUS]);
 	}
 	case MESSAGE_STOPPED: stopped(); break;
-	case MESSAGE_CONTINUED: case MESSAGE_WARNING:
+	case MESSAGE_CONTINUED: tell_state(MESSAGE_CONTINUED); break;
+	case MESSAGE_WARNING:
 		tell((enum message_kind)kind, message + sizeof kind, size - sizeof kind);
 		break;
 	case PRIVATE_MESSAGE:
@@ -524,7 +536,7 @@ static void reap(void) {
 		if (WIFSTOPPED(status) && !child_is_init)
 			stopped();
 		if (WIFCONTINUED(status) && !child_is_init)
-			tell(MESSAGE_CONTINUED, NULL, 0);
+			tell_state(MESSAGE_CONTINUED);
 		if (WIFSTOPPED(status) || WIFCONTINUED(status))
 			continue;
 		while (news >= 0 && hear())
@@ -687,6 +699,7 @@ void supervision_enter(const struct plan *of) {
 	own_session = find(of, OP_NEW_SESSION);
 	if (!outside && !pid_namespace)
 		return;
+	null_open();
 	sigset_t early; /* what comes from now on waits until there is a payload, or ends the start */
 	sigfillset(&early);
 	sigdelset(&early, SIGALRM);

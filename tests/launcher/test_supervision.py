@@ -520,6 +520,23 @@ def test_garbage_from_the_starter_changes_nothing(launcher: Launcher, image: Pat
         assert os.waitstatus_to_exitcode(it.facts()["status"]) == 9
 
 
+def test_payload_that_stops_and_continues_for_ever_does_not_hold_the_limits(launcher: Launcher, image: Path) -> None:
+    """A starter that reads nothing must not be what saves it."""
+    with starter(launcher, contained(image, "restless", "wall-time 3000 100")) as it:
+        assert it.next()[0] == "init"
+        pid, status = os.waitpid(it.init, 0)
+        assert os.waitstatus_to_exitcode(status) in (128 + 15, 128 + 9)
+        facts = it.facts()
+        assert CAUSES[facts["cause"]][0] == "wall-time"
+
+
+def test_signals_from_inside_do_not_pass_for_the_callers(launcher: Launcher, image: Path) -> None:
+    with starter(launcher, contained(image, "ignore 15 + signal 1 15 + signal 1 1 + exit 5")) as it:
+        facts = it.facts()
+        assert os.waitstatus_to_exitcode(facts["status"]) == 5
+        assert (CAUSES[facts["cause"]][0], CLASSES[facts["class"]][0]) == ("itself", "payload")
+
+
 # ---- cgroups ----
 
 def test_cgroup_where_there_is_none(launcher: Launcher, image: Path, tmp_path: Path, receipts: Receipts) -> None:

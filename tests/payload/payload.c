@@ -607,6 +607,22 @@ static void do_burn(char **argument) {
 	wait(NULL);
 }
 
+/* A child stops and continues us as fast as it can. */
+static void do_restless(char **argument) {
+	(void)argument;
+	pid_t self = getpid();
+	fflush(stdout);
+	if (!fork())
+		for (;;) {
+			kill(self, SIGSTOP);
+			usleep(200);
+			kill(self, SIGCONT);
+			usleep(200);
+		}
+	for (;;)
+		pause();
+}
+
 /* Until standard input ends. */
 static void do_wait(char **argument) {
 	char byte;
@@ -662,7 +678,7 @@ static const struct command {
 	{"signal", do_signal, 1}, {"ptrace", do_ptrace, 1},
 	{"meddle", do_meddle, 1}, {"ipc", do_ipc, 2}, {"catch", do_catch, 0}, {"ignore", do_ignore, 1},
 	{"daemon", do_daemon, 1}, {"orphans", do_orphans, 1}, {"sleep", do_sleep, 1}, {"wait", do_wait, 0},
-	{"await", do_await, 1}, {"burn", do_burn, 1}, {"close", do_close, 1}, {"echo", do_echo, 0}, {"exit", do_exit, 1}, {"exec", do_exec, 1},
+	{"await", do_await, 1}, {"burn", do_burn, 1}, {"restless", do_restless, 0}, {"close", do_close, 1}, {"echo", do_echo, 0}, {"exit", do_exit, 1}, {"exec", do_exec, 1},
 #ifdef __x86_64__
 	{"ioctl32", do_ioctl32, 1},
 #endif
