@@ -78,6 +78,7 @@ class Machine:
         self.account: Account | None = ANN
         self.front = b"/usr/bin/dunnage"
         self.drivers: list[Driver] = []
+        self.cgroup = b""
 
     def site(self, text: str) -> None:
         take(self.policy, b"/etc/dunnage/dunnage.conf", text.encode())
@@ -99,6 +100,7 @@ class Machine:
             b"nameserver 192.0.2.1\n",
         )
         facts.drivers = self.drivers
+        facts.cgroup = self.cgroup
         frozen = verb == b"freeze"
         verb = (options.action or b"exec") if verb in (b"explain", b"freeze") else verb
         front = b"" if frozen else self.front

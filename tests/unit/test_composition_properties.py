@@ -13,10 +13,10 @@ from dunnage.errors import DunnageError
 from dunnage.host.site import KEYS
 from dunnage.plan.identity import Account
 from dunnage.plan.wire import decode, describe, encode, parse
-from unit.composing import ANN, ROOT_MOUNT, Machine
+from unit.composing import ANN, ROOT_MOUNT, Machine, fields
 from unit.memory_tree import MemoryTree
 
-VERBS = (b"exec", b"exec", b"run", b"shell", b"freeze", b"explain")
+VERBS = (b"exec", b"exec", b"run", b"shell", b"payload", b"payload", b"freeze", b"explain")
 
 # What means something to some option; each is offered to all of them.
 WORDS = (
@@ -52,7 +52,7 @@ values = st.one_of(st.sampled_from(WORDS), st.sampled_from(WORDS), raw)
 @st.composite
 def command_lines(draw: Any) -> list[bytes]:
     verb = draw(st.sampled_from(VERBS))
-    known = {**table.ACTION, **table.OWN.get(verb, {})}
+    known = {**(table.PAYLOAD if verb == b"payload" else table.ACTION), **table.OWN.get(verb, {})}
     usable = sorted(name for name, row in known.items() if row[1] not in (table.IGNORED, table.REFUSED, "help"))
     words = [verb]
     for name in draw(st.lists(st.sampled_from(usable), max_size=7)):
@@ -133,6 +133,7 @@ def machines(draw: Any) -> Machine:
     machine.account = draw(st.sampled_from((
         ANN, None, Account(b"", 0, 0, b"", b"", b"", b""), Account(b"a:b\n", 7, 7, b"\xff", b"rel", b":", b"g:"))))
     machine.front = draw(st.sampled_from((b"", b"/usr/bin/dunnage")))
+    machine.cgroup = draw(st.sampled_from((b"", b"/sys/fs/cgroup/ann")))
     return machine
 
 
@@ -145,7 +146,7 @@ def test_anything_gives_a_good_plan_or_a_clear_error(machine: Machine, line: lis
     note(f"{name!r} {line}\nenvironment {machine.environment}\nsite {site!r}")
     try:
         machine.site(site.decode("latin-1"))
-        prepared, _ = machine.prepare("", name, line)  # checks the plan as the launcher does
+        prepared, options = machine.prepare("", name, line)  # checks the plan as the launcher does
     except DunnageError as error:
         event("refused")
         shown = f"{error.what} {error.why} {error.fix}"
@@ -157,3 +158,15 @@ def test_anything_gives_a_good_plan_or_a_clear_error(machine: Machine, line: lis
     assert decode(encode(operations)) == operations == parse(describe(operations))
     for text in composition.warnings + composition.notes:
         assert text.isprintable(), text
+    if not options.strict:
+        return
+    names = {each[0] for each in operations}
+    wanted = {b"user", b"mount", b"cgroup"}.union(
+        () if options.host_pid else (b"pid",), () if options.host_ipc else (b"ipc",), (b"uts",) if options.uts else (),
+        (b"net",) if options.net else ())
+    assert {*fields(composition, b"unshare")[0][0].split(b",")} == wanted
+    assert (b"descriptors", b"close") in operations and b"env-all" not in names
+    assert not names & {b"host-dir", b"host-file"}, "no mount point is ever made in a payload's bind"
+    assert (b"new-keyring" in names) != options.keep_keyring
+    assert (b"landlock-scope" in names) != options.no_landlock
+    assert (b"no-user-namespaces" in names) == options.no_nested_userns
