@@ -34,3 +34,7 @@ class DunnageError(Exception):
         self.code = code
         self.kind = kind
         self.sentence = sentence or f"cannot {what}: error: {why}"
+
+    def __str__(self) -> str:
+        """One line, for the log of a Python program; the command line has `messages.Voice`."""
+        return f"cannot {self.what}: {self.why}" + (f"; fix: {self.fix}" if self.fix else "")

@@ -1,0 +1,339 @@
+"""Whatever the pilot is like, or does besides: payloads are started, waited for, and end with it."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import dunnage
+from api import pilots
+from dunnage import PIPE
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left")]
+
+
+def image(plain: dunnage.Payload) -> str:
+    return os.fsdecode(plain.image)
+
+
+# ---- many at once ----
+
+def test_hundred_payloads_side_by_side_from_threads(plain: dunnage.Payload) -> None:
+    failed: list[object] = []
+
+    def one(number: int) -> None:
+        try:
+            done = dunnage.run(plain, ["sh", "-c", "read x; echo $x; exit $x"], input=f"{number}\n", stdout=PIPE)
+            assert (done.returncode, done.stdout) == (number, f"{number}\n")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not failed
+
+
+def test_hundred_payloads_held_by_one_thread(plain: dunnage.Payload) -> None:
+    processes = [dunnage.Popen(plain, ["cat"], stdin=PIPE, stdout=PIPE) for _ in range(100)]
+    assert len({process.pid for process in processes}) == 100
+    for process in processes:
+        assert process.poll() is None
+    for number, process in enumerate(processes):
+        assert process.communicate(b"%d" % number, timeout=60)[0] == b"%d" % number
+
+
+def test_two_hundred_launches_leave_nothing(plain: dunnage.Payload) -> None:
+    """No descriptor, no zombie (the fixture looks), and no memory that grows."""
+    def some(count: int) -> int:
+        for _ in range(count):
+            assert dunnage.run(plain, ["true"], stdout=PIPE).returncode == 0
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1])
+        raise AssertionError
+
+    first = some(50)
+    assert some(150) - first < 2000, "KiB"
+
+
+def test_thread_that_started_it_may_end(plain: dunnage.Payload) -> None:
+    """The tie to the pilot is one to the process."""
+    held: list[dunnage.Popen] = []
+    thread = threading.Thread(target=lambda: held.append(dunnage.Popen(plain, ["cat"], stdin=PIPE)))
+    thread.start()
+    thread.join(60)
+    with held[0] as process:
+        with pytest.raises(dunnage.TimeoutExpired):
+            process.wait(0.3)
+        assert process.communicate(b"", timeout=60) == (None, None)
+    assert process.returncode == 0
+
+
+# ---- what pilots do with children and signals ----
+
+@contextmanager
+def handling(number: int, what: object) -> Iterator[None]:
+    before = signal.signal(number, what)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_ignored_sigchld_changes_nothing(plain: dunnage.Payload) -> None:
+    with handling(signal.SIGCHLD, signal.SIG_IGN):
+        assert dunnage.run(plain, ["sh", "-c", "exit 5"]).returncode == 5
+        assert dunnage.run(plain, ["sh", "-c", "sh -c 'exit 6'; exit $?"]).returncode == 6, "nor for the payload"
+        with dunnage.Popen(plain, ["sleep", "100"]) as process:
+            process.kill()
+        assert process.returncode == -9
+
+
+def test_others_may_wait_for_every_child(plain: dunnage.Payload) -> None:
+    """A handler that takes all there is, as many pilots have: the status comes by another way."""
+    taken: list[int] = []
+
+    def take(*signal: object) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            taken.append(pid)
+
+    with handling(signal.SIGCHLD, take):
+        for number in range(20):
+            done = dunnage.run(plain, ["sh", "-c", f"echo x; exit {number}"], stdout=PIPE)
+            assert (done.returncode, done.stdout) == (number, b"x\n")
+        with dunnage.Popen(plain, ["sleep", "100"]) as process:
+            process.terminate()
+        assert process.returncode == -15
+        take()
+    assert taken
+
+
+def test_signal_handler_may_end_payloads(plain: dunnage.Payload) -> None:
+    """While the same thread waits for them: no lock stands in the way."""
+    process = dunnage.Popen(plain, ["sleep", "1000"])
+
+    def end(*signal: object) -> None:
+        process.poll()
+        process.kill()
+        process.wait(30)
+
+    with handling(signal.SIGALRM, end):
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        assert process.wait(60) == -9
+
+
+def test_sigpipe_that_kills_does_not_kill_the_pilot(plain: dunnage.Payload) -> None:
+    pilots.run(f"""
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        process = dunnage.Popen({image(plain)!r}, ["sleep", "1000"])
+        os.kill(process.pid, signal.SIGKILL)
+        time.sleep(0.2)
+        process.refresh_credentials()
+        process.kill()
+        assert process.wait() == -9, process.returncode
+    """)
+
+
+def test_pilot_that_closed_its_standard_descriptors(plain: dunnage.Payload, tmp_path: Path) -> None:
+    pilots.run(f"""
+        result = os.open({str(tmp_path / 'result')!r}, os.O_WRONLY | os.O_CREAT)
+        os.set_inheritable(result, False)
+        result = os.dup2(result, 50, inheritable=False)
+        for number in range(50):
+            try: os.close(number)
+            except OSError: pass
+        image = {image(plain)!r}
+        command = ["sh", "-c", "cat; echo out; echo err >&2; exit 3"]
+        done = dunnage.run(image, command, input=b"in ", capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (3, b"in out\\n", b"err\\n")
+        assert dunnage.run(image, ["sh", "-c", "echo x; cat; echo y >&2"]).returncode == 0, "they are /dev/null"
+        done = dunnage.run(image, ["sh", "-c", "echo written; echo err >&2"], stdout=result, stderr=dunnage.PIPE)
+        assert done.stderr == b"err\\n", done.stderr
+        assert set(os.listdir("/proc/self/fd")) == {{"0", "50"}}, os.listdir("/proc/self/fd")
+    """)
+    assert (tmp_path / "result").read_text() == "written\n"
+
+
+def test_pilot_that_makes_itself_a_daemon(plain: dunnage.Payload) -> None:
+    """And closes what it does not know, among it the launcher in memory."""
+    pilots.run(f"""
+        payload = dunnage.Payload({image(plain)!r})
+        assert dunnage.run(payload, ["true"]).returncode == 0
+        os.closerange(3, 100)
+        other = [os.open("/etc/hostname", os.O_RDONLY) for _ in range(20)]
+        assert dunnage.run(payload, ["true"]).returncode == 0
+        del payload
+        for number in other:
+            os.fstat(number)
+    """)
+
+
+def test_few_descriptors_give_a_clear_error(plain: dunnage.Payload) -> None:
+    out = pilots.run(f"""
+        import resource
+        payload = dunnage.Payload({image(plain)!r})
+        dunnage.run(payload, ["true"])
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        failed = 0
+        for limit in range(highest, highest + 25):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 4096))
+            before = set(os.listdir("/proc/self/fd")) if limit > highest + 1 else None
+            try:
+                done = dunnage.run(payload, ["sh", "-c", "exit 3"], input=b"x", capture_output=True)
+                assert done.returncode == 3
+            except dunnage.SetupError as error:
+                failed += 1
+                assert "EMFILE" in str(error) and "ulimit" in error.fix, repr(error)
+        assert 0 < failed < 25, failed
+    """)
+    assert not out
+
+
+# ---- forks of the pilot ----
+
+def test_fork_of_the_pilot_does_no_harm(plain: dunnage.Payload) -> None:
+    with dunnage.Popen(plain, ["sh", "-c", "read x; echo got $x; exit 4"], stdin=PIPE, stdout=PIPE) as process:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                assert process.poll() is None
+                for each in (process.wait, process.kill, process.terminate, process.communicate,
+                             process.refresh_credentials):
+                    with pytest.raises(ChildProcessError):
+                        each()
+                with process:
+                    pass
+                assert dunnage.run(plain, ["sh", "-c", "exit 7"]).returncode == 7, "its own payloads work"
+                del process
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        assert process.communicate(b"it\n", timeout=60) == (b"got it\n", None)
+    assert process.returncode == 4
+
+
+def test_fork_that_holds_copies_of_everything_delays_nothing(plain: dunnage.Payload) -> None:
+    """Of the pipes' other ends, too: a fork in the middle of a launch has them, and no end of file comes."""
+    going = True
+    children: list[int] = []
+
+    def fork() -> None:
+        while going and len(children) < 30:
+            child = os.fork()
+            if not child:
+                signal.pause()
+                os._exit(0)
+            children.append(child)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    try:
+        for _ in range(40):
+            done = dunnage.run(plain, ["sh", "-c", "read x; echo $x"], input=b"y\n", capture_output=True, timeout=60)
+            assert done.stdout == b"y\n"
+    finally:
+        going = False
+        thread.join()
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+# ---- the end of the pilot ----
+
+PILOT_WITH_PAYLOAD = """
+    changes = eval(sys.argv[3])
+    process = dunnage.Popen(sys.argv[1], ["sh", "-c", f"sleep {sys.argv[2]} & sleep {sys.argv[2]}"], **changes)
+    print("ready", process.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("changes", ["{}", "{'host_pid': True}"])
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "exit"])
+def test_payloads_end_with_their_pilot(plain: dunnage.Payload, tmp_path: Path, changes: str, how: str) -> None:
+    mark = f"47{os.getpid()}{len(changes)}.{len(how)}"
+    receipt = tmp_path / "receipt.json"
+    with pilots.start(PILOT_WITH_PAYLOAD, image(plain), mark, changes, receipt, stdin=subprocess.PIPE) as pilot:
+        assert pilot.stdout is not None and pilot.stdin is not None
+        assert pilot.stdout.readline().startswith("ready")
+        assert pilots.until(lambda: len(pilots.marked(mark)) >= 2)
+        if how == "exit":
+            pilot.stdin.close()
+        else:
+            pilot.send_signal(getattr(signal, how))
+        pilot.wait(60)
+    try:
+        assert pilots.until(lambda: not pilots.marked(mark)), "they live on"
+    finally:
+        pilots.end(pilots.marked(mark))
+    if "receipt" in changes:
+        assert pilots.until(receipt.exists)
+        result = json.loads(receipt.read_text())["result"]
+        assert result["failure_class"] == "killed" and result["signal"] == 9
+
+
+def test_init_that_is_killed_takes_everything_along(plain: dunnage.Payload) -> None:
+    mark = f"4711.{os.getpid()}"
+    with dunnage.Popen(plain, ["sh", "-c", f"sleep {mark} & sleep {mark}"]) as process:
+        assert pilots.until(lambda: len(pilots.marked(mark)) >= 2)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(60) == -9
+    assert not pilots.marked(mark)
+    assert process.receipt is not None and process.receipt.failure_class == "killed"
+
+
+# ---- what the payload can see of it ----
+
+def test_payload_finds_nothing_of_the_pilot(plain: dunnage.Payload, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_PILOT", "x")
+    script = "cat /proc/*/environ /proc/*/cmdline; ls /proc/self/fd /proc/1/fd; ls -d /proc/[0-9]*"
+    with open("/etc/hostname") as held:
+        os.set_inheritable(held.fileno(), True)
+        done = dunnage.run(plain, ["sh", "-c", script], capture_output=True, text=True)
+    assert "SECRET" not in done.stdout
+    assert f"{held.name}" not in done.stdout
+    listed = {int(line[6:]) for line in done.stdout.splitlines() if line.startswith("/proc/") and line[6:].isdigit()}
+    assert listed and max(listed) < 10
+
+
+# ---- what it costs ----
+
+HEAVY = {"argparse", "dataclasses", "json", "logging", "pathlib", "subprocess", "tempfile", "asyncio", "socket",
+         "selectors", "inspect", "typing", "re", "threading", "enum", "hashlib", "ctypes"}
+
+
+def test_first_use_imports_little(plain: dunnage.Payload) -> None:
+    """A pilot has its own modules; ours are few, and those of the library that are slow are left alone."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(pilots.TOP / 'src')!r})
+before = set(sys.modules)
+import dunnage
+assert set(sys.modules) - before == {{"dunnage"}}
+dunnage.run({image(plain)!r}, ["true"])
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    found = set(done.stdout.split())
+    assert not found & HEAVY
+    assert len([name for name in found if name.startswith("dunnage")]) < 50
