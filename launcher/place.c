@@ -499,7 +499,7 @@ static bool fill_by_overlay(struct opened *directory) {
 	}
 	if (!inside[1] && directory->overlay) {
 		close(root);
-		root = top;
+		root = directory->top.fd = top;
 	} else {
 		close(top);
 	}
