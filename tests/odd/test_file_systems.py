@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.features import need
+from containers.features import need, probe
 from containers.front import Front
 from odd import mounting  # noqa: F401 - knows whether there is squashfuse
 from odd.starting import Command, in_outer, payload
@@ -107,6 +107,25 @@ def test_sources_that_are_read_only_by_themselves(dunnage: Front, image: Path, h
     flags = [line.split()[5].split(",") for line in lines[4:] if line.split()[4] == "/opt/sub"]
     assert flags and {"ro", "noexec", "nosuid", "nodev", "noatime"} <= set(flags[-1])
     assert sorted(os.listdir(host / "dir")) == ["sub", "y"]
+
+
+@probe("nosymfollow")
+def _nosymfollow() -> str | None:
+    script = "mount -t tmpfs -o nosymfollow tmpfs /mnt; grep -q nosymfollow /proc/self/mounts"
+    done = subprocess.run([*in_outer(script), "true"], capture_output=True, check=False, text=True)
+    return None if done.returncode == 0 else done.stderr.strip() or "mount or the kernel ignores it"
+
+
+@pytest.mark.requirement("UND-203", "UND-201", "HRD-26")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("bind", ["/opt", "/opt:ro"])
+def test_source_in_which_no_link_is_followed(dunnage: Front, image: Path, host: Path, mode: str, bind: str) -> None:
+    """The one flag that the kernel would let us drop."""
+    need("nosymfollow")
+    script = f"mount -t tmpfs -o nosymfollow tmpfs {host}/dir; echo y > {host}/dir/y; ln -s y {host}/dir/link"
+    done = payload(dunnage, image, *MODES[mode], "-B", f"{host}/dir:{bind}", commands="try read /opt/link + cat /opt/y",
+                   wrap=in_outer(script))
+    assert done.well().lines == ["ELOOP", "y"]
 
 
 @pytest.mark.requirement("UND-196", "UND-251", "UND-193", "UND-194")
