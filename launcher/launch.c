@@ -81,10 +81,10 @@ static void own_call(void) {
 /* Closed standard descriptors would be reused for our own files. */
 static void fill_standard_descriptors(void) {
 	for (int fd = 0; fd <= 2; fd++)
-		while (fcntl(fd, F_GETFD) < 0) {
+		while (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
 			int null = open("/dev/null", O_RDWR);
 			if (null < 0 || null > fd)
-				_exit(EXIT_FAILED);
+				die("", null < 0 ? errno : EBADF, "open of /dev/null", "replace closed standard descriptors");
 		}
 }
 

@@ -226,6 +226,8 @@ struct caller { /* what the payload gets back */
 extern struct caller caller;
 
 void process_prepare(void);
+/* Ends the programme when a call for the caller's signals and limits failed. */
+void need_call(int result, const char *name);
 void restore_signals(void);
 void restore_limits(void);
 unsigned arm_watchdog(void);

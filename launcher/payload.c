@@ -13,8 +13,10 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "launch.h"
@@ -153,13 +155,37 @@ static int filter_terminal(void) {
 	return prctl(PR_SET_SECCOMP, 2 /* SECCOMP_MODE_FILTER */, &program, 0, 0);
 }
 
+/* An abstract socket from before the domain cannot be reached from within, nor can the parent be signalled. */
+static void read_back_scopes(unsigned scopes, int listener, const struct sockaddr_un *address, socklen_t size) {
+	int fd = listener < 0 ? -1 : socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool reached = listener >= 0 && (fd < 0 || connect(fd, (const struct sockaddr *)address, size) == 0);
+	if (fd >= 0)
+		close(fd);
+	pid_t parent = getppid(); /* 0: outside, where signals do not reach anyway */
+	if (reached || (scopes & WORD_LANDLOCK_SCOPE_SCOPES_SIGNAL && parent > 0 && kill(parent, 0) == 0))
+		die("", 0, "the kernel took the rules, and they do not hold", "scope abstract sockets or signals by Landlock");
+}
+
 static int scope_landlock(unsigned scopes) {
 	struct { uint64_t fs, net, scoped; } attributes = {0, 0, scopes};
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	socklen_t size = sizeof address.sun_family; /* the kernel picks an abstract name */
+	int listener = -1;
+	if (scopes & WORD_LANDLOCK_SCOPE_SCOPES_ABSTRACT) {
+		listener = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		if (listener < 0 || bind(listener, (struct sockaddr *)&address, size) < 0
+		    || (size = sizeof address, getsockname(listener, (struct sockaddr *)&address, &size)) < 0)
+			die("", errno, "bind of an abstract socket", "prove the scope of abstract sockets");
+	}
 	int ruleset = (int)syscall(NR_LANDLOCK_CREATE_RULESET, &attributes, sizeof attributes, 0);
 	int result = ruleset < 0 ? -1 : (int)syscall(NR_LANDLOCK_RESTRICT_SELF, ruleset, 0);
 	int error = errno;
 	if (ruleset >= 0)
 		close(ruleset);
+	if (!result)
+		read_back_scopes(scopes, listener, &address, size);
+	if (listener >= 0)
+		close(listener);
 	errno = error;
 	return result;
 }
@@ -240,7 +266,7 @@ static void forbid_user_namespaces(void) {
 static void protect(const struct plan *plan) {
 	bool filtered = false;
 	const struct record *record = find(plan, OP_NEW_KEYRING);
-	if (record && syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) >= 0)
+	if (record && syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) > 0) /* its number */
 		facts[FACT_KEYRING_ERRNO] = 0;
 	else if (record)
 		protection_missing(words(record, 0) == WORD_NEW_KEYRING_MISSING_FATAL, FACT_KEYRING_ERRNO, "make a new session keyring", "keyctl");
@@ -464,7 +490,7 @@ static void give_umask(const struct plan *plan) {
 
 _Noreturn void become_payload(const struct plan *plan, char **arguments) {
 	speech.doing = "starting the payload";
-	if (own_session && setsid() < 0)
+	if (own_session && setsid() != getpid())
 		die("", errno, "setsid", "leave the caller's session");
 	take_terminal(plan);
 	protect(plan);

@@ -239,6 +239,8 @@ static void make_session(const struct record *record) {
 	if (session < 0)
 		die("", errno, "open", "enter the session directory");
 	ours(session);
+	if (our_devices[our_device_count - 1] == our_devices[0])
+		die("", 0, "the kernel says that it mounted it, and it is not there", "make the session directory");
 }
 
 static void make_generated(const struct record *record) {

@@ -57,28 +57,33 @@ void disarm_watchdog(void) {
 		timer_delete(deadline);
 }
 
+void need_call(int result, const char *name) {
+	if (result < 0)
+		die("", errno, name, "look after signals and limits");
+}
+
 void process_prepare(void) {
 	prctl(PR_SET_NAME, "dunnage-launch"); /* whatever file it was started from */
 	prctl(PR_SET_DUMPABLE, 1); /* else the map files belong to root where our file may be executed but not read */
 	caller.umask = umask(0); /* every mode is given explicitly */
-	getrlimit(RLIMIT_CORE, &caller.core);
-	getrlimit(RLIMIT_NOFILE, &caller.files);
-	setrlimit(RLIMIT_CORE, &(struct rlimit){0, caller.core.rlim_max});
-	sigprocmask(SIG_SETMASK, NULL, &caller.mask);
+	need_call(getrlimit(RLIMIT_CORE, &caller.core), "getrlimit");
+	need_call(getrlimit(RLIMIT_NOFILE, &caller.files), "getrlimit");
+	need_call(setrlimit(RLIMIT_CORE, &(struct rlimit){0, caller.core.rlim_max}), "setrlimit");
+	need_call(sigprocmask(SIG_SETMASK, NULL, &caller.mask), "sigprocmask");
 	/* An ignored SIGCHLD would take the payload's status away; SIGPIPE and SIGXFSZ are what Python changed. */
 	for (int signal = 1; call.known && signal <= LAST_SIGNAL; signal++)
 		caller.action[signal].sa_handler = call.ignored >> (signal - 1) & 1 ? SIG_IGN : SIG_DFL;
 	static const int ours[] = {SIGCHLD, SIGPIPE, SIGXFSZ, SIGALRM};
 	for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
 		struct sigaction old, action = {.sa_handler = ours[i] == SIGALRM ? watchdog : ours[i] == SIGCHLD ? SIG_DFL : SIG_IGN};
-		sigaction(ours[i], &action, &old);
+		need_call(sigaction(ours[i], &action, &old), "sigaction");
 		if (!call.known)
 			caller.action[ours[i]] = old;
 	}
 	sigset_t unblock;
 	sigemptyset(&unblock);
 	sigaddset(&unblock, SIGALRM);
-	sigprocmask(SIG_UNBLOCK, &unblock, NULL);
+	need_call(sigprocmask(SIG_UNBLOCK, &unblock, NULL), "sigprocmask");
 	caller.alarm = arm_watchdog();
 	if (!getcwd(caller.directory, sizeof caller.directory))
 		caller.directory[0] = 0; /* it was deleted */
@@ -91,14 +96,14 @@ void process_prepare(void) {
 void restore_signals(void) {
 	static const int changed[] = {SIGCHLD, SIGPIPE, SIGXFSZ, SIGALRM};
 	for (size_t i = 0; i < sizeof changed / sizeof *changed; i++)
-		sigaction(changed[i], &caller.action[changed[i]], NULL);
-	sigprocmask(SIG_SETMASK, &caller.mask, NULL);
+		need_call(sigaction(changed[i], &caller.action[changed[i]], NULL), "sigaction");
+	need_call(sigprocmask(SIG_SETMASK, &caller.mask, NULL), "sigprocmask");
 	alarm(caller.alarm);
 }
 
 void restore_limits(void) {
-	setrlimit(RLIMIT_CORE, &caller.core);
-	setrlimit(RLIMIT_NOFILE, &caller.files);
+	need_call(setrlimit(RLIMIT_CORE, &caller.core), "setrlimit");
+	need_call(setrlimit(RLIMIT_NOFILE, &caller.files), "setrlimit");
 	umask(caller.umask);
 }
 
@@ -199,20 +204,31 @@ void null_open(void) {
 	}
 }
 
+/* A range that could not be closed as one; /proc may be closed already. */
+static void close_one_by_one(unsigned from, unsigned to) {
+	unsigned last = caller.files.rlim_max < 65536 ? 65536 : caller.files.rlim_max > INT_MAX ? INT_MAX : (unsigned)caller.files.rlim_max;
+	for (; from <= to && from < last; from++)
+		close((int)from);
+}
+
 void let_go_of_descriptors(bool keep_stderr) {
 	for (int fd = 0; fd < (keep_stderr ? 2 : 3); fd++)
 		if (null < 0 || dup2(null, fd) < 0)
 			close(fd);
-	bool whole = !(lacking & LACK_CLOSE_RANGE);
 	unsigned from = 3;
-	for (size_t i = 0; i <= kept_count && whole; i++) {
+	bool any = false;
+	for (size_t i = 0; i <= kept_count; i++) {
 		unsigned to = i == kept_count ? ~0u : (unsigned)kept[i] - 1;
-		if (from <= to)
-			whole = !syscall(NR_CLOSE_RANGE, from, to, 0);
+		if (from <= to && (lacking & LACK_CLOSE_RANGE || syscall(NR_CLOSE_RANGE, from, to, 0) < 0)) {
+			if (!any) {
+				each_descriptor(true);
+				return;
+			}
+			close_one_by_one(from, to);
+		}
+		any |= from <= to;
 		from = i == kept_count ? to : (unsigned)kept[i] + 1;
 	}
-	if (!whole)
-		each_descriptor(true);
 }
 
 /* ---- namespaces ---- */

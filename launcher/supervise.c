@@ -219,7 +219,7 @@ static int signals = -1;
 static void watch_signals(void) {
 	sigset_t all;
 	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, NULL);
+	need_call(sigprocmask(SIG_SETMASK, &all, NULL), "sigprocmask");
 	signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (signals < 0)
 		die("", errno, "signalfd", "watch for signals");
@@ -523,10 +523,13 @@ static void obey(int from) {
 	}
 }
 
+static bool wait_again; /* the last wait failed, and no signal will call for another one */
+
 /* Whoever ended; the payload's end is the end of everything. */
 static void reap(void) {
 	for (int status;;) {
 		pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
+		wait_again = pid < 0 && child > 0;
 		if (pid <= 0)
 			return;
 		if (pid != child) {
@@ -556,7 +559,7 @@ static int next_event(void) {
 	for (size_t i = 0; i < sizeof at / sizeof *at; i++)
 		if (at[i] && at[i] - here < next)
 			next = at[i] > here ? at[i] - here : 0;
-	if (((executed && cpu_limit) || credentials >= 0 || (caller_pid && caller_pidfd < 0)) && next > TICK)
+	if (((executed && cpu_limit) || wait_again || credentials >= 0 || (caller_pid && caller_pidfd < 0)) && next > TICK)
 		next = TICK;
 	return next == INT_MAX ? -1 : (int)next;
 }
@@ -639,8 +642,9 @@ static _Noreturn void outer_process(void) {
 	keep(procfs);
 	let_go_of_descriptors(!speech.mute);
 	char go = 1;
-	if (send(news, &go, 1, MSG_NOSIGNAL) < 0 && errno != EPIPE)
-		_exit(speech.code);
+	while (send(news, &go, 1, MSG_NOSIGNAL) < 0 && errno != EPIPE)
+		if (errno != EINTR)
+			die("", errno, "send", "let the container begin");
 	/* A message wakes us even while we are stopped: the payload can be continued or ended from inside. */
 	fcntl(news, F_SETOWN, getpid());
 	fcntl(news, F_SETSIG, SIGCONT);
@@ -703,7 +707,7 @@ void supervision_enter(const struct plan *of) {
 	sigset_t early; /* what comes from now on waits until there is a payload, or ends the start */
 	sigfillset(&early);
 	sigdelset(&early, SIGALRM);
-	sigprocmask(SIG_SETMASK, &early, NULL);
+	need_call(sigprocmask(SIG_SETMASK, &early, NULL), "sigprocmask");
 	if (!outside) {
 		clone_for_starter();
 	} else {
@@ -724,18 +728,22 @@ void supervision_enter(const struct plan *of) {
 	char go;
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		die("", errno, "prctl", "tie init to its parent");
-	if (recv(upstream, &go, 1, 0) != 1 || !recv(upstream, &go, 1, MSG_DONTWAIT))
-		_exit(speech.code);
+	ssize_t got;
+	while ((got = recv(upstream, &go, 1, 0)) < 0)
+		if (errno != EINTR)
+			die("", errno, "recv", "wait for the outer process");
+	if (!got || !recv(upstream, &go, 1, MSG_DONTWAIT))
+		_exit(speech.code); /* nobody is left who could be told */
 }
 
 /* A signal that came during the start, for which pid 1 has no default action. */
 static void end_if_told(void) {
 	static const int ends[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
 	sigset_t pending;
-	sigpending(&pending);
+	need_call(sigpending(&pending), "sigpending");
 	for (size_t i = 0; is_init && i < sizeof ends / sizeof *ends; i++) {
 		struct sigaction action;
-		sigaction(ends[i], NULL, &action);
+		need_call(sigaction(ends[i], NULL, &action), "sigaction");
 		if (!sigismember(&pending, ends[i]) || action.sa_handler == SIG_IGN)
 			continue;
 		facts[FACT_STATUS] = (uint64_t)ends[i];
