@@ -61,7 +61,7 @@ def held(report: Report) -> None:
 def test_fault_in_a_call_of_each_kind(target: str, tools: tuple[Path, Path], tmp_path: Path, dunnage: Front) -> None:
     """A sample; `make faults` does all of it."""
     with benches(target, tools, tmp_path, dunnage) as made:
-        held(sweep(made, target, ("ENOSYS", "kills", "delays"), sample=True))
+        held(sweep(made, target, KINDS, sample=True))
 
 
 @pytest.mark.long
@@ -83,4 +83,5 @@ def test_whole_sweep(target: str, tools: tuple[Path, Path], tmp_path: Path, dunn
         return
     held(report)
     errors = report.verdicts["errors"]
-    assert errors[CLEAR] >= 0.8 * (errors[CLEAR] + errors[IDENTICAL])
+    # mount(2) takes its many looks at the mount table through allocations that are given back
+    assert errors[CLEAR] >= (0.65 if target == "classic" else 0.8) * (errors[CLEAR] + errors[IDENTICAL])
