@@ -143,10 +143,10 @@ static void put_result(int fd, const char *message, const char *fix) {
 	}
 	put_number(fd, "exit_code", ran && WIFEXITED(status) ? (uint64_t)WEXITSTATUS(status) : UNKNOWN);
 	put_number(fd, "signal", ran && WIFSIGNALED(status) ? (uint64_t)WTERMSIG(status) : UNKNOWN);
-	put_sentence(fd, "cause_name", causes[facts[FACT_CAUSE]]);
+	put_sentence(fd, "cause", causes[facts[FACT_CAUSE]]);
 	put_sentence(fd, "message", message);
 	put_sentence(fd, "fix", fix);
-	for (unsigned i = 0; i < FACT_COUNT; i++)
+	for (unsigned i = FACT_STARTED_US; i < FACT_COUNT; i++) /* those before it are said in words above */
 		put_number(fd, fact_names[i], facts[i]);
 	put(fd, "}}\n");
 }

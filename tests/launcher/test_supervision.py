@@ -67,7 +67,8 @@ def test_receipt_tells_all_facts(launcher: Launcher, image: Path, receipts: Rece
     document = receipts.read()
     assert document["protections"] == [{}, {"state": "on"}, {"why": "it did not come to that"}]
     result = document["result"]
-    assert [name for name in result if name in dict(FACTS)] == list(dict(FACTS))
+    told_by_words = ["status", "cause", "class"]
+    assert [name for name in result if name in dict(FACTS)] == ["cause", *list(dict(FACTS))[len(told_by_words):]]
     assert (result["failure_class"], result["exit_code"], result["signal"]) == ("payload", 3, None)
     assert result["message"] is None
     assert before - 1 < result["started_us"] / 1e6 < time.time() + 1
@@ -112,7 +113,7 @@ def test_receipt_of_a_start_that_failed(launcher: Launcher, image: Path, receipt
     ended = launcher.run(whole)
     assert ended.status == 255 and ended.err.count("\n") == 1 and "fix:" in ended.err, ended
     result = receipts.result()
-    assert (result["failure_class"], result["exit_code"], result["signal"], result["cause_name"]) == \
+    assert (result["failure_class"], result["exit_code"], result["signal"], result["cause"]) == \
         (failure, None, None, "start")
     assert result["message"].startswith(sentence) and result["fix"], result
 
@@ -175,7 +176,7 @@ def test_wall_time_ends_politely_then_by_force(launcher: Launcher, image: Path, 
         whole = contained(image, command, asked) if pids == "new pids" else plan(image, command, naming=asked)
         assert launcher.run(whole).status == status
         result = receipts.result()
-        assert (result["failure_class"], result["cause_name"], result["signal"]) == ("limit", "wall-time", -status)
+        assert (result["failure_class"], result["cause"], result["signal"]) == ("limit", "wall-time", -status)
         assert result["ended_us"] - result["executed_us"] >= 300_000 * (1 if status == -15 else 2)
 
 
@@ -185,7 +186,7 @@ def test_wall_time_reaches_a_stopped_payload(launcher: Launcher, image: Path) ->
 
 def test_payload_that_ends_in_time_is_not_of_the_limit(launcher: Launcher, image: Path, receipts: Receipts) -> None:
     assert launcher.run(contained(image, "exit 0", receipts.asked + "wall-time 60000 0")).status == 0
-    assert receipts.result()["cause_name"] == "itself"
+    assert receipts.result()["cause"] == "itself"
 
 
 def test_processor_time_of_all_processes_counts(launcher: Launcher, image: Path, receipts: Receipts) -> None:
@@ -193,7 +194,7 @@ def test_processor_time_of_all_processes_counts(launcher: Launcher, image: Path,
     ended = launcher.run(contained(image, "burn 60", receipts.asked + "cpu-time 1000 1000"))
     assert ended.status == -15
     result = receipts.result()
-    assert (result["failure_class"], result["cause_name"]) == ("limit", "cpu-time")
+    assert (result["failure_class"], result["cause"]) == ("limit", "cpu-time")
     assert 1_000_000 <= result["user_us"] + result["system_us"] < 20_000_000
 
 
@@ -263,7 +264,7 @@ def test_everything_ends_with_the_caller(launcher: Launcher, image: Path, receip
         process.wait()
         assert eventually(lambda: gone(outer))
     result = receipts.result()
-    assert (result["failure_class"], result["cause_name"], result["signal"]) == ("killed", "caller", 9)
+    assert (result["failure_class"], result["cause"], result["signal"]) == ("killed", "caller", 9)
     assert result["leftovers"] == 1
 
 
@@ -278,7 +279,7 @@ def test_without_the_tie_the_payload_outlives_the_caller(launcher: Launcher, ima
     os.kill(outer, signal.SIGTERM)
     assert eventually(lambda: gone(outer))
     result = receipts.result()
-    assert (result["failure_class"], result["cause_name"]) == ("killed", "told")
+    assert (result["failure_class"], result["cause"]) == ("killed", "told")
 
 
 def test_another_caller_than_the_plans_refuses(launcher: Launcher, image: Path) -> None:
