@@ -16,7 +16,7 @@ DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent / "src"))
 
 from dunnage import __version__, settings, settings_help  # noqa: E402
-from dunnage.plan import operations, outcome  # noqa: E402
+from dunnage.plan import isolation, operations, outcome, receipt  # noqa: E402
 
 # Page: what its man page is about; verbs say that in settings_help.
 MAN_PAGES = {
@@ -66,7 +66,8 @@ def part(name: str, verb: str = "") -> str:
     if verb:
         return {"synopsis": synopsis, "options": options, "ignored": ignored, "refused": refused}[name](verb)
     return {"global": global_options, "verbs": verbs, "operations": plan_operations, "messages": messages,
-            "facts": facts, "causes": causes, "classes": classes}[name]()
+            "facts": facts, "causes": causes, "classes": classes, "numbers": numbers,
+            "protections": protections}[name]()
 
 
 def synopsis(verb: str) -> str:
@@ -153,6 +154,17 @@ def plan_operations() -> str:
         rows = [row(name, fields, meaning) for name, of, fields, meaning in operations.OPERATIONS if of == phase]
         parts.append("\n".join([f"### {title}", "", "| operation | fields | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts)
+
+
+def numbers() -> str:
+    """Those facts that a receipt does not say by words."""
+    return rows_of(("field", "content"), [
+        (f"`{name}`", meaning) for name, meaning in outcome.FACTS if name not in receipt.WORDS_INSTEAD])
+
+
+def protections() -> str:
+    return rows_of(("id", "name", "where it cannot be had"), [
+        (number, f"`{name}`", policy) for number, name, policy, _ in isolation.PROTECTIONS])
 
 
 def row(name: str, fields: tuple[tuple[str, str], ...], meaning: str) -> str:

@@ -5,7 +5,7 @@ import _signal  # type: ignore[import-not-found]  # `signal` would cost an impor
 import posix
 import sys
 
-from dunnage import settings
+from dunnage import __version__, settings
 from dunnage.cli.call import read
 from dunnage.cli.parse import parse
 from dunnage.errors import USAGE, DunnageError
@@ -35,6 +35,7 @@ def main(fd: int, launcher: bytes) -> int:
 def run(call: Call) -> int:
     """Parse and run the verb. Whatever goes wrong is said here, once."""
     options = Options()
+    words: list[bytes] = []
     voice = Voice(call.name, terminal=posix.isatty(2))
     try:
         try:
@@ -53,9 +54,23 @@ def run(call: Call) -> int:
     except DunnageError as error:
         if error.code == USAGE:
             _show_usage(call, options.verb)
-        return voice.fatal(error)
+        return _failed(error, options, words, voice)
     except Exception as bug:
-        return voice.fatal(_our_fault(bug, voice))
+        return _failed(_our_fault(bug, voice), options, words, voice)
+
+
+def _failed(error: DunnageError, options: Options, words: list[bytes], voice: Voice) -> int:
+    """The last word, and the receipt of a payload that did not come to be."""
+    if options.receipt and options.verb == b"payload":
+        from dunnage.plan import receipt
+        from dunnage.run import stored
+
+        try:
+            document = receipt.failed(error, options, words, __version__.encode())
+            stored.write(options.receipt, document, force=True, what="receipt")
+        except DunnageError as unwritten:
+            voice.warning(f"cannot {unwritten.what}: {unwritten.why}")
+    return voice.fatal(error)
 
 
 def _show_usage(call: Call, verb: bytes) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dunnage.messages import answer, escape
+from dunnage.plan import isolation
 from dunnage.plan.mounts import CWD, DEV, GENERATED, HOME, HOSTFS, KERNEL, SCRATCH, TMP, USER
 from dunnage.plan.underlay import BINDS_ONLY
 from dunnage.run.prepare import prepare
@@ -74,7 +75,9 @@ def document(prepared: Prepared, action: bytes, options: Options) -> dict[str, A
             "planned": placement.mounts, "existing": facts.mounts.count, "maximum": facts.mounts.maximum,
         },
         "created": [_text(path) for path in (*placement.created, *(path for path, _ in wanted.directories))],
-        "protections": _protections(prepared, options),
+        "protections": isolation.rows(
+            options, prepared.policy, facts, prepared.reference, composition,
+        ),
         "environment": {
             "caller": "listed" if options.cleanenv else "all",
             "passed": _fields(prepared, b"env-pass"),
@@ -122,77 +125,6 @@ def _request(number: int, resolved: Resolved) -> dict[str, Any]:
     }
 
 
-# -- protections (ISO-53) ----------------------------------------------------------------------
-
-def _protections(prepared: Prepared, options: Options) -> list[dict[str, str]]:
-    composition, facts = prepared.composition, prepared.facts
-    names = composition.namespaces
-    planned = {operation[0] for operation in composition.operations}
-    mounts = {resolved.inside: resolved.mount for resolved in composition.placement.resolved if not resolved.skipped}
-
-    def own(path: bytes) -> bool:
-        """Is what lies at `path` of this launch, or the image's, rather than the host's?"""
-        return path not in mounts or mounts[path].origin != "host"
-
-    home, sys, cwd = mounts.get(composition.wanted.home), mounts.get(b"/sys"), composition.wanted.covering(facts.cwd)
-    whole_host = prepared.reference.path == b"/"
-    found = []
-
-    def row(number: int, name: str, on: bool, option: str = "", why: str = "", by: str = "default") -> None:
-        origin = options.origins.get(option, "")
-        if origin:
-            by = "cli" if origin.startswith("-") else "user"
-        entry = {"id": f"PRO-{number:02}", "name": name, "planned": "on" if on else "off", "by": by}
-        if why:
-            entry["why"] = why
-        found.append(entry)
-
-    def asked(name: bytes, option: str, allowed: bool) -> str:
-        if getattr(options, option) and name not in names:
-            return "" if allowed else f"the site says `allow {name.decode()} ns = no`"
-        return ""
-
-    policy = prepared.policy
-    row(1, "user-and-mount-namespace", True)
-    row(2, "no-new-privileges", True)
-    row(3, "no-capabilities", True)
-    row(4, "image-read-only", True)
-    row(5, "binds-nosuid-nodev", True)
-    row(6, "no-mounts-sent-back", True)
-    row(7, "mount-points-in-our-scratch", not composition.placement.created,
-        why="some lie in writable binds and are created on the host" if composition.placement.created else "")
-    if b"pid" in names and not options.pid:
-        row(8, "pid-namespace", True, why=f"`kill leftovers = yes` in {policy.origin('kill_leftovers')}", by="site")
-    else:
-        row(8, "pid-namespace", b"pid" in names, "pid", asked(b"pid", "pid", policy.allow_pid_ns))
-    row(9, "ipc-namespace", b"ipc" in names, "ipc", asked(b"ipc", "ipc", policy.allow_ipc_ns))
-    row(10, "own-tmp", own(b"/tmp") and own(b"/var/tmp") and not whole_host, "contain")
-    row(11, "own-home", (home is None or home.origin != "host") and not whole_host, "contain")
-    row(12, "working-directory-not-bound", cwd is None or cwd.origin != "host", "contain")
-    row(13, "minimal-dev", own(b"/dev"), "contain")
-    row(14, "clean-environment", options.cleanenv, "cleanenv")
-    row(15, "close-descriptors", b"descriptors" in planned, "containall")
-    row(16, "new-session-keyring", b"new-keyring" in planned, "containall")
-    row(17, "landlock-scope-abstract", b"landlock-scope" in planned, "containall",
-        "needs kernel 6.12; left out where it is missing" if b"landlock-scope" in planned else "")
-    row(18, "landlock-scope-signals", False)
-    row(19, "own-terminal", False, why="but a session without one" if b"new-session" in planned else "")
-    row(20, "terminal-filter", b"terminal-filter" in planned,
-        why="" if b"terminal-filter" in planned else "there is no terminal")
-    row(21, "net-namespace", b"net" in names, "net")
-    row(22, "cgroup-namespace", b"cgroup" in names, "containall")
-    row(23, "sys-read-only", sys is None or not sys.writable, "containall")
-    row(24, "uts-namespace", b"uts" in names, "uts", asked(b"uts", "uts", policy.allow_uts_ns))
-    row(25, "no-user-services", not whole_host and not any(
-        place == b"/run" or place.startswith(b"/run/user") for place in mounts
-    ), why="the image is the host's own root" if whole_host else "")
-    row(26, "launcher-not-dumpable", True)
-    row(28, "dies-with-its-parent", True)
-    row(30, "nested-namespaces-allowed", True)
-    row(37, "limits-on-private-tmpfs", any(mount.size for mount in mounts.values()), "contain")
-    return found
-
-
 # -- for people --------------------------------------------------------------------------------
 
 class _Place:
@@ -235,12 +167,13 @@ def shown(report: dict[str, Any]) -> str:
         f"mounts: {mounts['planned']} planned, {mounts['existing']} exist, the kernel allows {mounts['maximum']}",
         "created on the host: " + (", ".join(map(_printable, report["created"])) or "nothing"),
     ]
-    for state in ("on", "off"):
+    for state in ("on", "off", "unavailable"):
         names = [
-            f"{entry['name']} ({entry['why']})" if entry["by"] == "site" else entry["name"]
+            f"{entry['name']} ({entry['why']})" if entry["by"] == "site" or state == "unavailable" else entry["name"]
             for entry in report["protections"] if entry["planned"] == state
         ]
-        lines += _wrapped(f"protections {state}:", names)
+        if names:
+            lines += _wrapped(f"protections {state}:", names)
     environment = report["environment"]
     if environment["caller"] == "all":
         prefixes = [prefix + "*" for prefix in environment["not_passed_prefixes"]]

@@ -1,24 +1,62 @@
 """The verb payload: an isolated start, and a receipt."""
 from __future__ import annotations
 
+import fcntl
 import posix
 
+from dunnage.errors import DunnageError
 from dunnage.plan import wire
-from dunnage.run.prepare import ready
-from dunnage.run.start import start
+from dunnage.run.prepare import prepare
+from dunnage.run.start import arguments, start, unusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.cli.call import Call
     from dunnage.messages import Voice
     from dunnage.plan.options import Options
+    from dunnage.run.prepare import Prepared
 
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
-    """Ends in the launcher; DunnageError when it does not come to that."""
-    prepared = ready(call, verb, options, words, pid=posix.getppid())
+    """Ends in the launcher, or with it where a terminal needs us; DunnageError when it does not come to that."""
+    _check_descriptors(options, call.fd)
+    terminals = () if options.share_tty else tuple(fd for fd in (0, 1, 2) if posix.isatty(fd))
+    if terminals:
+        return _at_terminal(call, verb, options, words, voice, terminals)
+    prepared = prepare(call, verb, options, words, pid=posix.getppid())
+    return start(_plan(prepared, voice), call.launcher, call.fd)
+
+
+def _at_terminal(
+    call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice, terminals: tuple[int, ...],
+) -> int:
+    from dunnage.run import terminal
+
+    relay = terminal.Relay(terminals, 0 if options.no_die_with_caller else posix.getppid())
+    prepared = prepare(call, verb, options, words, pid=posix.getpid(), console=relay.name)
+    plan = _plan(prepared, voice)
+    try:
+        status = relay.run(call.launcher, arguments(plan, call.fd))
+    except OSError as error:
+        raise unusable(call.launcher, error) from None
+    return terminal.end_like(status)
+
+
+def _plan(prepared: Prepared, voice: Voice) -> bytes:
     for text in prepared.composition.warnings:
         voice.warning(text)
     for text in prepared.composition.notes:
         voice.verbose(text)
-    start(wire.encode(prepared.composition.operations), call.launcher, call.fd)
+    return wire.encode(prepared.composition.operations)
+
+
+def _check_descriptors(options: Options, call_fd: int) -> None:
+    """What is to stay open must be the caller's: a number that is free there may be in use by us."""
+    for number in options.keep_fd:
+        try:
+            ours = number == call_fd or fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        except OSError:
+            ours = 1
+        if ours:
+            raise DunnageError(f"use --keep-fd {number}", "EBADF, there is no such open descriptor",
+                               "open it before the start, without O_CLOEXEC")

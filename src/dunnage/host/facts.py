@@ -57,7 +57,8 @@ class HostFacts:
 
     __slots__ = (
         "uid", "gid", "cwd", "cwd_device", "cwd_inode", "mounts", "terminals", "controlled", "account", "resolv_conf",
-        "drivers", "cgroup", "no_cgroup",
+        "drivers", "cgroup", "no_cgroup", "exposed",
+        "console",
     )
 
     def __init__(
@@ -77,6 +78,28 @@ class HostFacts:
         self.drivers: list[Driver] = []  # of graphics processors, where --nv or --rocm ask for them
         self.cgroup = b""  # directory in which we can make one with limits, where limits are asked for
         self.no_cgroup = "nobody looked for a cgroup"  # why there is none
+        self.console = b""  # the terminal that was made for a payload
+        self.exposed: list[str] = []  # what a payload can do with its standard descriptors
+
+
+def exposed() -> list[str]:
+    """Which of the standard descriptors give a payload more than a stream (HRD-14)."""
+    import fcntl
+
+    found = []
+    for fd, name in enumerate(("input", "output", "error")):
+        try:
+            kind = posix.fstat(fd).st_mode & 0o170000
+            both = fcntl.fcntl(fd, fcntl.F_GETFL) & 3 == posix.O_RDWR
+        except OSError:
+            continue
+        if kind == 0o040000:
+            found.append(f"standard {name} is a directory: the payload can open what lies below it")
+        elif kind == 0o140000:
+            found.append(f"standard {name} is a socket: the payload can send descriptors through it")
+        elif kind == 0o100000 and both:
+            found.append(f"standard {name} is a file open for reading and writing: the payload can read and change it")
+    return found
 
 
 def gather() -> HostFacts:

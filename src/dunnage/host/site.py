@@ -43,6 +43,7 @@ KEYS: dict[bytes, tuple[str, tuple[str, ...]]] = {
     b"always use rocm": ("always_use_rocm", YES_NO),
     # Ours.
     b"kill leftovers": ("kill_leftovers", YES_NO),
+    b"require protections": ("require_protections", LIST),
     b"limits without cgroup": ("limits_without_cgroup", ("fail", "warn")),
     b"check profile": ("check_profile", TEXT),
     b"vo repositories": ("vo_repositories", LIST),
@@ -89,6 +90,7 @@ class SitePolicy:
         self.enable_overlay = "yes"
         self.always_use_nv = self.always_use_rocm = False
         self.kill_leftovers = False
+        self.require_protections: list[bytes] = []
         self.limits_without_cgroup = "fail"
         self.check_profile = "wlcg"
         self.vo_repositories: list[bytes] = []

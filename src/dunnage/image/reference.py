@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import posix
 
-from dunnage.errors import DunnageError
+from dunnage.errors import IMAGE, DunnageError
 from dunnage.messages import errno_name, escape, remedy
 
 TYPE_CHECKING = False
@@ -127,6 +127,7 @@ def _a_file(text: bytes, path: bytes) -> DunnageError:
     why = f"it is {kind}, which this version cannot run"
     return DunnageError(
         f"open the image '{shown}'", why, fix, sentence=f"Failed to mount image {shown}: error: ENOTSUP, {why}",
+        kind=IMAGE,
     )
 
 
@@ -156,5 +157,5 @@ def _cannot_open(text: bytes, name: str, why: str, fix: str) -> DunnageError:
     shown = escape(text)
     return DunnageError(
         f"open the image '{shown}'", f"{name}, {why}", fix,
-        sentence=f"could not open image {shown}: error: {name}, {why}",
+        sentence=f"could not open image {shown}: error: {name}, {why}", kind=IMAGE,
     )

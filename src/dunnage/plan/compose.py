@@ -150,6 +150,7 @@ def compose(
         operations.append((b"loopback",))
     if options.strict:
         operations += strict.supervision(options, facts, request.caller)
+    supervised = len(operations)
     operations += placement.operations
     operations.append((b"enter",))
     operations += _working_directories(options, facts, wanted)
@@ -160,11 +161,23 @@ def compose(
     operations += [(b"search", directory) for directory in settled.search]
     operations += final
     operations.append((b"end",))
-    return Composition(
+    composition = Composition(
         operations, namespaces, wanted, placement, settled, command,
         warnings + wanted.warnings + placement.warnings,
-        notes + wanted.notes + placement.notes,
+        notes + facts.exposed + wanted.notes + placement.notes,
     )
+    if options.strict and (options.require or options.receipt):
+        from dunnage.plan import isolation
+
+        rows = isolation.rows(options, policy, facts, reference, composition)
+        isolation.demand(rows, options, policy)
+        if options.receipt:
+            from dunnage.plan import receipt
+
+            begun = receipt.head(options, reference, composition, request.version, facts.exposed)
+            place = strict.receipt_place(options, facts, host)
+            operations[supervised:supervised] = receipt.operations(begun, rows, *place)
+    return composition
 
 
 def _namespaces(options: Options, policy: SitePolicy) -> list[bytes]:

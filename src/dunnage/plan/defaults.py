@@ -180,7 +180,7 @@ def collect(
     with_dev = policy.mount_dev != "no" and b"dev" not in left_out
     if with_dev and minimal and not whole_dev:
         _minimal_dev(wanted, facts, ipc, policy.mount_devpts and b"devpts" not in left_out, session, options.strict)
-        strict.devices(wanted, options, host)
+        strict.devices(wanted, options, facts, host)
     elif with_dev and not minimal:
         wanted.default(b"/dev", DEV)
         if ipc:

@@ -42,6 +42,7 @@ def imply(options: Options) -> None:
 
 def check(options: Options, policy: SitePolicy, namespaces: list[bytes]) -> None:
     """DunnageError for what contradicts itself or the site's configuration."""
+    options.require += [name for name in policy.require_protections if name not in options.require]
     for name, attribute, option in NAMESPACES:
         if getattr(options, name.decode()) and name not in namespaces:
             wish = "leave --hostname out" if name == b"uts" else f"share it by {option}, or"
@@ -94,7 +95,9 @@ def job(wanted: Wanted, options: Options, facts: HostFacts, session: int) -> Non
         raise _unusable(text, f"ENOTDIR, {escape(source)} is not a directory", "name a directory")
 
 
-def devices(wanted: Wanted, options: Options, host: Host) -> None:
+def devices(wanted: Wanted, options: Options, facts: HostFacts, host: Host) -> None:
+    if facts.console:  # where ttyname(3) looks for a terminal whose own devpts is not there
+        wanted.default(b"/dev/console", DEV, facts.console)
     for node in options.device:
         path = clean_path(node if node.startswith(b"/") else b"/dev/" + node)
         text = b"--device " + node
@@ -134,6 +137,26 @@ def credentials(wanted: Wanted, options: Options, facts: HostFacts, host: Host) 
             CREDENTIALS, "credentials", "dir", writable=False, layer=USER, explicit=True, text=b"the credentials",
             files=files,
         ))
+
+
+def receipt_place(options: Options, facts: HostFacts, host: Host) -> tuple[bytes, bytes]:
+    """Directory and name of the receipt. DunnageError where it could not be written: better now than after the run."""
+    text = b"--receipt " + options.receipt
+    above, _, name = absolute(options.receipt, facts.cwd).rpartition(b"/")
+    if name in (b"", b".", b".."):
+        raise _unusable(text, "it is a directory", "name a file")
+    try:
+        directory, kind, _, _ = host.locate(above or b"/")
+    except OSError as error:
+        why = f"{errno_name(error.errno or 0)}, its directory cannot be reached"
+        raise _unusable(text, why, "make the directory first") from None
+    found = host.lstat(directory.rstrip(b"/") + b"/" + name) if kind == "dir" else None
+    if kind != "dir" or (found is not None and found.st_mode & 0o170000 == 0o040000):
+        raise _unusable(text, "ENOTDIR, its directory is none" if kind != "dir" else "EISDIR, it is a directory",
+                        "name a file in a directory that exists")
+    if not host.writable(directory):
+        raise _unusable(text, f"EACCES, you cannot create files in {escape(directory)}", "name a file where you can")
+    return directory, name
 
 
 def refuse_skipped(placement: Placement) -> None:
@@ -188,7 +211,7 @@ def protections(options: Options, facts: HostFacts, pid: bool) -> list[Operation
     found: list[Operation] = [(b"descriptors", b"close")]
     found += [(b"keep-descriptor", b"%d" % number) for number in sorted(set(options.keep_fd))]
     shared = options.share_tty and bool(facts.terminals or facts.controlled)
-    if pid and not shared:
+    if not shared:
         found.append((b"new-session",))
         if 0 in facts.terminals:
             found.append((b"controlling-terminal", b"fatal"))
@@ -206,7 +229,7 @@ def protections(options: Options, facts: HostFacts, pid: bool) -> list[Operation
             if required(options, "PRO-18", "landlock-scope-signals"):
                 fatal = b"fatal"
         found.append((b"landlock-scope", scopes, fatal))
-    if shared or (not pid and facts.controlled):
+    if shared:
         found.append((b"terminal-filter", missing(options, "PRO-20", "terminal-filter")))
     return found
 

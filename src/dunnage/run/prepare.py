@@ -53,17 +53,15 @@ class Prepared:
         self.reference = image
 
 
-def ready(
-    caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False, pid: int = 0,
-) -> Prepared:
+def ready(caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
     """The same as `prepare`, with every host directory made that it wants below -W."""
-    prepared = prepare(caller, verb, options, words, frozen, pid)
+    prepared = prepare(caller, verb, options, words, frozen)
     directories = prepared.composition.wanted.directories
     if not directories:
         return prepared
     for path, mode in directories:
         make_directory(path, mode)
-    prepared = prepare(caller, verb, options, words, frozen, pid)  # which says where they really are
+    prepared = prepare(caller, verb, options, words, frozen)  # which says where they really are
     for path, _ in prepared.composition.wanted.directories:
         raise DunnageError(
             f"use the directory '{escape(path)}'", "ENOENT, somebody removed it again", "give another --workdir",
@@ -73,7 +71,7 @@ def ready(
 
 def prepare(
     caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False, pid: int = 0,
-    terminals: tuple[int, ...] | None = None,
+    terminals: tuple[int, ...] | None = None, console: bytes = b"",
 ) -> Prepared:
     """Look at the world once and compose; nothing is changed by it.
 
@@ -82,6 +80,7 @@ def prepare(
     frozen     the plan will be stored, for whoever starts it
     pid        of whoever starts it, with whom a payload ends
     terminals  those of the descriptors 0 to 2 of the launch that will be terminals; by default ours
+    console    path of the terminal that was made for a payload, if there is one
     """
     policy = site.read(options.config, dunnage.__path__[0].encode("utf-8", "surrogateescape"))
     host_facts = facts.gather()
@@ -94,6 +93,9 @@ def prepare(
         from dunnage.host import gpu
 
         host_facts.drivers = gpu.asked(options, policy, host)
+    if verb == b"payload":
+        host_facts.exposed = facts.exposed()
+        host_facts.console = console
     if options.memory or options.pids:
         from dunnage.host import cgroup
 

@@ -22,20 +22,28 @@ def start(plan: bytes, launcher: bytes, call_fd: int) -> NoReturn:
 
     DunnageError when that fails; nothing was done then.
     """
-    plan_fd = _sealed(plan)
-    posix.set_inheritable(call_fd, True)
+    words = arguments(plan, call_fd)
     try:
-        posix.execve(
-            launcher, [b"dunnage-launch", b"--plan-fd", b"%d" % plan_fd, b"--call-fd", b"%d" % call_fd], {},
-        )
+        posix.execve(launcher, words, {})
     except OSError as error:
-        raise DunnageError(
-            f"start the launcher {escape(launcher)}", errno_name(error.errno or 0),
-            remedy(errno_name(error.errno or 0)) or "install Dunnage again, or run `make` in its source tree",
-        ) from None
+        raise unusable(launcher, error) from None
 
 
-def _sealed(content: bytes) -> int:
+def arguments(plan: bytes, call_fd: int) -> list[bytes]:
+    """Of the launcher, with both descriptors made inheritable."""
+    posix.set_inheritable(call_fd, True)
+    return [b"dunnage-launch", b"--plan-fd", b"%d" % sealed(plan), b"--call-fd", b"%d" % call_fd]
+
+
+def unusable(launcher: bytes, error: OSError) -> DunnageError:
+    name = errno_name(error.errno or 0)
+    return DunnageError(
+        f"start the launcher {escape(launcher)}", name,
+        remedy(name) or "install Dunnage again, or run `make` in its source tree",
+    )
+
+
+def sealed(content: bytes) -> int:
     """An unnamed file that nobody can change any more, inherited across exec."""
     try:
         try:

@@ -55,7 +55,7 @@ def claim(path: bytes, force: bool) -> None:
         raise _refused(path, "EEXIST, it exists already", "give --force to replace it, or another name")
 
 
-def write(path: bytes, data: bytes, force: bool) -> None:
+def write(path: bytes, data: bytes, force: bool, what: str = "plan") -> None:
     """A file 0600 with this content, replacing one only by `force`.
 
     Until it is complete it has no name, so there is nothing to clean up when we are killed. File systems
@@ -69,7 +69,7 @@ def write(path: bytes, data: bytes, force: bool) -> None:
         name = errno_name(error.errno or 0)
         if name == "EEXIST":  # it came meanwhile
             claim(path, force)
-        raise _refused(path, name, _FIXES.get(name, "name another file")) from None
+        raise _refused(path, name, _FIXES.get(name, "name another file"), what) from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -119,5 +119,5 @@ def _take_name(temporary: bytes, path: bytes) -> None:
         os.rename(temporary, path)
 
 
-def _refused(path: bytes, why: str, fix: str) -> DunnageError:
-    return DunnageError(f"write the plan '{escape(path)}'", why, fix)
+def _refused(path: bytes, why: str, fix: str, what: str = "plan") -> DunnageError:
+    return DunnageError(f"write the {what} '{escape(path)}'", why, fix)
