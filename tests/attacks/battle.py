@@ -10,11 +10,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
+from containers.front import Front
 from containers.images import payload_image
+from containers.launch import Ended
 
 HERE = Path(__file__).resolve().parent
 PATIENCE = 240
@@ -74,14 +77,31 @@ class Ours(Runtime):
     def contained(self) -> bool:
         return self.apart
 
+    def __call__(self, image: Path | str, *words: Any, options: Sequence[Any] = (), before: Sequence[Any] = (),
+                 **others: Any) -> Ended:
+        """Run `words` to the end, with options of this verb and `before` it."""
+        return Front(self.front)(*before, *self.arguments(image, *words, options=options), **others)
+
+    def start(self, image: Path | str, *words: Any, options: Sequence[Any] = (), **others: Any) -> Popen[bytes]:
+        """Only start it; `others` are options of Popen."""
+        return Front(self.front).start(*self.arguments(image, *words, options=options), **others)
+
+    def arguments(self, image: Path | str, *words: Any, options: Sequence[Any] = ()) -> list[Any]:
+        return [*self.options, *options, image, *(["--"] if self.strict else []), *words]
+
+    @property
+    def strict(self) -> bool:
+        return self.options == ["payload"]
+
     def command(self, request: Request, words: list[str]) -> list[str]:
         options = [word for source, inside, access in request.binds for word in ("-B", f"{source}:{inside}:{access}")]
         options += [word for name, value in request.variables.items() for word in ("--env", f"{name}={value}")]
-        if self.options == ["payload"]:
-            return [str(self.front), "payload", "--job", str(request.job), *options, str(request.image), "--", *words]
-        usual = ["--pwd", "/srv"] if self.contained else ["-H", str(request.home)]
-        return [str(self.front), *self.options, *usual, "-B", f"{request.job}:/srv", *options, str(request.image),
-                *words]
+        if self.strict:
+            options += ["--job", str(request.job)]
+        else:
+            options += ["-B", f"{request.job}:/srv"]
+            options += ["--pwd", "/srv"] if self.contained else ["-H", str(request.home)]
+        return [str(self.front), *self.arguments(str(request.image), *words, options=options)]
 
 
 def ours(front: Path) -> dict[str, Ours]:

@@ -2,18 +2,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from attacks.battle import Battle, Ours, arena_image, fight, ours
+from attacks.host import Valuables
 from conftest import made, once
 from containers.features import need
 from containers.front import Front
-from dunnage import settings
+from dunnage.plan.operations import OPERATIONS
 
-COLUMNS = ("C", "-C", "S") if b"payload" in settings.VERBS else ("C", "-C")
+COLUMNS = ("C", "-C", "S") if any(row[0] == "die-with-caller" for row in OPERATIONS) else ("C", "-C")
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +58,14 @@ def mode(request: pytest.FixtureRequest, modes: dict[str, Ours]) -> Ours:
 def contained(request: pytest.FixtureRequest, modes: dict[str, Ours]) -> Ours:
     """Those modes that contain."""
     return modes[usable(request.param)]
+
+
+@pytest.fixture
+def valuables(tmp_path: Path) -> Iterator[Path]:
+    """Where no mount and no write may lead; looked at again when the test is over."""
+    held = Valuables(tmp_path / "valuables")
+    yield held.place
+    held.assert_untouched()
 
 
 def usable(column: str) -> str:
