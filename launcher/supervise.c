@@ -206,6 +206,8 @@ static _Noreturn void end_like(int status) {
 /* Signals that a person or a batch system sends to the client's pid are meant for the payload. What
  * comes from the terminal reaches the payload by itself. */
 static bool to_forward(const struct signalfd_siginfo *info) {
+	if (info->ssi_signo == SIGHUP && getsid(0) == getpid())
+		return true; /* a terminal that hangs up tells the leader of its session, and nobody else */
 	switch (info->ssi_signo) {
 	case SIGTERM: case SIGINT: case SIGHUP: case SIGQUIT: case SIGUSR1: case SIGUSR2: case SIGALRM:
 	case SIGCONT: case SIGTSTP: case SIGWINCH:
@@ -417,6 +419,8 @@ static bool forward(void) {
 			kill(-child, info.ssi_signo == SIGTSTP ? SIGSTOP : SIGCONT);
 		else if (to_forward(&info))
 			kill(child, (int)info.ssi_signo);
+		if (info.ssi_signo == SIGHUP && info.ssi_code > 0)
+			kill(child, SIGCONT); /* as the kernel does after it, for those that are stopped */
 		if (stops && !is_init && info.ssi_code > 0)
 			kill(getpid(), SIGSTOP);
 	}
