@@ -19,10 +19,10 @@ def test_services_of_the_host_can_be_reached(battle: Battle) -> None:
 
 
 @pytest.mark.requirement("ATK-22", "ATK-20", "ISO-20", "PRO-21")
-def test_network_of_its_own(mode: Ours, arena: Path) -> None:
+def test_network_of_its_own(mode: Ours, arena: Path, tmp_path: Path) -> None:
     """Where that is asked for, abstract sockets are apart, too, whatever the kernel's version."""
     need("network namespaces")
-    name = "dunnage-attack-on-the-network"
+    name = f"dunnage-attack-{tmp_path}"
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
         abstract.bind(f"\0{name}")
         abstract.listen()

@@ -100,7 +100,8 @@ def test_hang_up(contained: Ours, shelled: Path, tmp_path: Path) -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     with contained.start(shelled, "/bin/busybox", "sh", "-c", f"echo up; sleep 999; : {token}", stdin=follower,
-                         stdout=follower, stderr=follower, preexec_fn=take_terminal) as process:
+                         stdout=follower, stderr=follower, preexec_fn=take_terminal,
+                         options=["--share-tty"] if contained.strict else []) as process:
         os.close(follower)
         read_until(leader, b"up")
         os.close(leader)

@@ -1,0 +1,36 @@
+"""ATK-33: the terminal on which the pilot, or a person, sits (CVE-2017-5226 of bubblewrap)."""
+from __future__ import annotations
+
+import pytest
+
+from attacks.battle import Battle
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(autouse=True)
+def with_terminals(battle: Battle) -> None:
+    if battle.strict and "33.same" not in battle.found:
+        pytest.xfail("a strict payload has no terminal of its own yet, and does not start on another")
+
+
+@pytest.mark.requirement("ATK-33", "PRO-20", "HRD-65", "REG-56")
+def test_nothing_can_be_typed_into_the_terminal(battle: Battle) -> None:
+    """Where it is shared, the calls fail; where the payload has another one, it can only talk to itself."""
+    battle.safe("33.typed")
+    if battle.outcome("33.same")[0]:
+        battle.safe("33.type 33.type-high 33.paste 33.tty-type", "EPERM")
+
+
+@pytest.mark.requirement("ATK-33", "PRO-19")
+def test_terminal_of_a_strict_payload_is_another_one(battle: Battle) -> None:
+    if battle.strict:
+        battle.safe("33.same")
+    else:
+        battle.shared("33.same")
+
+
+@pytest.mark.requirement("ATK-33", "PRO-13")
+def test_terminal_cannot_be_opened_by_its_path_or_stolen(battle: Battle) -> None:
+    battle.shared_unless_contained("33.path")
+    battle.safe("33.steal")
