@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from dunnage import settings as table
 from dunnage.errors import DunnageError
 from dunnage.host.site import KEYS
+from dunnage.plan.compose import Composition
 from dunnage.plan.identity import Account
+from dunnage.plan.isolation import ALWAYS, PROTECTIONS, rows
 from dunnage.plan.wire import decode, describe, encode, parse
 from unit.composing import ANN, ROOT_MOUNT, Machine, fields
 from unit.memory_tree import MemoryTree
@@ -137,7 +139,7 @@ def machines(draw: Any) -> Machine:
     return machine
 
 
-@pytest.mark.requirement("FUZ-10", "D1", "CLI-30", "CLI-39", "UND-355")
+@pytest.mark.requirement("FUZ-10", "D1", "ISO-50", "ISO-51", "CLI-30", "CLI-39", "UND-355")
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck),
           phases=set(Phase) - {Phase.explain})  # which takes trees that are drawn name by name for others
 @given(machines(), command_lines(), sites(), st.sampled_from((b"dunnage", b"apptainer", b"singularity")))
@@ -158,15 +160,31 @@ def test_anything_gives_a_good_plan_or_a_clear_error(machine: Machine, line: lis
     assert decode(encode(operations)) == operations == parse(describe(operations))
     for text in composition.warnings + composition.notes:
         assert text.isprintable(), text
-    if not options.strict:
-        return
-    names = {each[0] for each in operations}
-    wanted = {b"user", b"mount", b"cgroup"}.union(
-        () if options.host_pid else (b"pid",), () if options.host_ipc else (b"ipc",), (b"uts",) if options.uts else (),
-        (b"net",) if options.net else ())
-    assert {*fields(composition, b"unshare")[0][0].split(b",")} == wanted
-    assert (b"descriptors", b"close") in operations and b"env-all" not in names
-    assert not names & {b"host-dir", b"host-file"}, "no mount point is ever made in a payload's bind"
-    assert (b"new-keyring" in names) != options.keep_keyring
-    assert (b"landlock-scope" in names) != options.no_landlock
-    assert (b"no-user-namespaces" in names) == options.no_nested_userns
+    found = rows(options, machine.policy, prepared.facts, prepared.reference, composition)
+    assert [row["id"] for row in found] == [number for number, *_ in PROTECTIONS]
+    on = {row["id"] for row in found if row["planned"] == "on"}
+    evidence = evident(composition, options.strict)
+    assert on & set(evidence) == {number for number, there in evidence.items() if there}
+    assert on >= set(ALWAYS)
+    if options.strict:  # whatever else is asked for, off is only what was switched off
+        kept = {"PRO-08": options.host_pid, "PRO-09": options.host_ipc, "PRO-16": options.keep_keyring,
+                "PRO-17": options.no_landlock, "PRO-28": options.no_die_with_caller}
+        assert {number for number, wish in kept.items() if not wish} <= on
+        assert {"PRO-07", "PRO-14", "PRO-15", "PRO-22"} <= on
+
+
+def evident(composition: Composition, strict: bool) -> dict[str, bool]:
+    """What the plan itself says of protections."""
+    names = {each[0] for each in composition.operations}
+    namespaces = fields(composition, b"unshare")[0][0].split(b",")
+    own = {"PRO-08": b"pid", "PRO-09": b"ipc", "PRO-21": b"net", "PRO-22": b"cgroup", "PRO-24": b"uts"}
+    done = {"PRO-16": b"new-keyring", "PRO-17": b"landlock-scope", "PRO-20": b"terminal-filter",
+            "PRO-30": b"no-user-namespaces", "ISO-21": b"cgroup"}
+    return {
+        **{number: name in namespaces for number, name in own.items()},
+        **{number: name in names for number, name in done.items()},
+        "PRO-07": not names & {b"host-dir", b"host-file"},
+        "PRO-14": b"env-all" not in names,
+        "PRO-15": (b"close",) in fields(composition, b"descriptors"),
+        "PRO-28": not strict or b"die-with-caller" in names,
+    }
