@@ -6,6 +6,7 @@
 # TESTS      what `make test` runs: paths and options of pytest
 # KERNELS    options of tests/kernels/run.py, which `make kernels` runs
 # FAULTS     which targets `make faults` takes, as pytest's -k wants it; bubblewrap is one of them
+# ADD        of `make attacks`: "--add FILE" takes in the record of another machine
 # FUZZ_SECONDS      how long each test that damages at random goes on under `make fuzz`
 
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
@@ -20,7 +21,7 @@ INTO := $(DESTDIR)$(PREFIX)
 MAN := $(wildcard docs/man/*.1)
 RUN_TESTS := packaging/test.sh -n 2 --dist loadgroup
 
-.PHONY: help build demo test test-all lint requirements bench faults fuzz kernels install uninstall clean setup launcher
+.PHONY: help build demo test test-all lint requirements bench faults attacks fuzz kernels install uninstall clean setup launcher
 
 help:
 	@echo 'make build      compile the launcher, byte-compile the package; launcher/build/dunnage then works in place'
@@ -31,6 +32,7 @@ help:
 	@echo 'make requirements  write build/requirements.md (which test holds what) from the marks in the tests'
 	@echo 'make bench      compare speed and memory with the runtimes installed here'
 	@echo 'make faults     let each system call of a start fail, lie, hang or die, in turn; FAULTS=bubblewrap for a peer'
+	@echo 'make attacks    attack payloads in every runtime installed here, and write the table of the security model'
 	@echo 'make fuzz       feed damaged plans to the launcher built with sanitizers, for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make kernels    run tests on Debian kernels 5.10, 6.1 and 6.12, emulated; KERNELS="--only 5.10" for one of them'
 	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR for packagers); make uninstall removes it again'
@@ -79,6 +81,10 @@ bench: build
 faults:
 	@packaging/setup.sh build test
 	@packaging/test.sh -q -p no:cacheprovider -k 'whole_sweep and ($(FAULTS))' tests/faults
+
+attacks: build
+	@packaging/setup.sh build test
+	@'$(PYTHON)' -B tests/attacks/compare.py --document $(ADD)
 
 fuzz:
 	@packaging/setup.sh build test
