@@ -6,13 +6,14 @@
 # TESTS      what `make test` runs: paths and options of pytest
 # KERNELS    options of tests/kernels/run.py, which `make kernels` runs
 # FAULTS     which targets `make faults` takes, as pytest's -k wants it; bubblewrap is one of them
-# ADD        of `make attacks`: "--add FILE" takes in the record of another machine
+# ATTACKS    options of tests/attacks/compare.py, which `make attacks` runs: --document, --record FILE, --from FILE
 # FUZZ_SECONDS      how long each test that damages at random goes on under `make fuzz`
 
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PREFIX ?= /usr/local
 TESTS ?=
 KERNELS ?=
+ATTACKS ?=
 FAULTS ?= not bubblewrap
 FUZZ_SECONDS ?= 600
 export PYTHON
@@ -32,7 +33,7 @@ help:
 	@echo 'make requirements  write build/requirements.md (which test holds what) from the marks in the tests'
 	@echo 'make bench      compare speed and memory with the runtimes installed here'
 	@echo 'make faults     let each system call of a start fail, lie, hang or die, in turn; FAULTS=bubblewrap for a peer'
-	@echo 'make attacks    attack payloads in every runtime installed here, and write the table of the security model'
+	@echo 'make attacks    attack payloads in every runtime installed here: the table of the security model'
 	@echo 'make fuzz       feed damaged plans to the launcher built with sanitizers, for FUZZ_SECONDS=$(FUZZ_SECONDS)'
 	@echo 'make kernels    run tests on Debian kernels 5.10, 6.1 and 6.12, emulated; KERNELS="--only 5.10" for one of them'
 	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR for packagers); make uninstall removes it again'
@@ -84,7 +85,7 @@ faults:
 
 attacks: build
 	@packaging/setup.sh build test
-	@'$(PYTHON)' -B tests/attacks/compare.py --document $(ADD)
+	@'$(PYTHON)' -B tests/attacks/compare.py $(ATTACKS)
 
 fuzz:
 	@packaging/setup.sh build test

@@ -1,10 +1,10 @@
 """Let the attacker of the tests loose in every runtime that is installed here, and make a table of what it reached.
 
-  tests/attacks/compare.py [--document] [--record FILE] [--add FILE]...
+  tests/attacks/compare.py [--document] [--record FILE] [--from FILE]
 
---document writes the table into docs/security-model.md; --record keeps the results as JSON, and --add takes such
-records of other machines into the table, say of a box with another distribution. Runs as an ordinary user; started
-by root it becomes the user dunnage-test, in a copy of the tree: what root attacks says nothing about users.
+--document writes the table into docs/security-model.md; --record keeps the results as JSON; --from takes such a record,
+say of a machine with more runtimes, instead of attacking here. Runs as an ordinary user; started by root it becomes
+the user dunnage-test, in a copy of the tree: what root attacks says nothing about users.
 """
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Optional
 
 TREE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TREE / "src"), str(TREE / "tests")]
@@ -32,7 +31,7 @@ PAGE = TREE / "docs" / "security-model.md"
 BEGIN, END = "<!-- attacks: begin, by `make attacks` -->\n", "<!-- attacks: end -->\n"
 PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# Attack, what it is after, and its attempts as expressions. Those against the neighbour count as those against the pilot.
+# Attack, what it is after, its attempts as an expression. Those against the neighbour count as those on the pilot.
 ROWS = (
     ("01", "secrets in the pilot's environment", r"01\.[A-Z_]+$"),
     ("02", "environment of the processes in between", r"02\."),
@@ -154,7 +153,7 @@ def table(results: Results) -> str:
     fights = [(title.partition("|")[2], Battle("", lines)) for title, lines in results.items()]
     versions = sorted({title.partition("|")[0] for title in results})
     letters = [chr(ord("A") + number) for number in range(len(fights))]
-    lines = [f"{letter}: `{name}`{';' if letter != letters[-1] else '.'}" for letter, (name, _) in zip(letters, fights)]
+    lines = [f"- {letter}: `{name}`" for letter, (name, _) in zip(letters, fights)]
     lines += ["", f"| attack | on | {' | '.join(letters)} |", f"|---|---|{'---|' * len(letters)}"]
     for number, what, expression in ROWS:
         lines.append(f"| ATK-{number} | {what} | {' | '.join(cell(battle, expression) for _, battle in fights)} |")
@@ -172,7 +171,7 @@ def document(text: str) -> None:
     PAGE.write_text(before + BEGIN + text + END + after)
 
 
-def as_somebody(user: pwd.struct_passwd) -> Optional[Results]:
+def as_somebody(user: pwd.struct_passwd) -> Results:
     """The battles, by that user in a copy of the tree."""
     with tempfile.TemporaryDirectory(prefix="attacks-tree-", dir="/var/tmp") as top:
         os.chmod(top, 0o755)
@@ -191,12 +190,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="attack payloads in every runtime that is installed")
     parser.add_argument("--document", action="store_true")
     parser.add_argument("--record", type=Path)
-    parser.add_argument("--add", type=Path, action="append", default=[])
+    parser.add_argument("--from", type=Path, dest="recorded")
     arguments = parser.parse_args()
-    results = battles() if os.getuid() else as_somebody(unprivileged_user())
-    assert results
-    for file in arguments.add:
-        results.update((title, lines) for title, lines in json.loads(file.read_text()).items() if title not in results)
+    if arguments.recorded:
+        results: Results = json.loads(arguments.recorded.read_text())
+    else:
+        results = battles() if os.getuid() else as_somebody(unprivileged_user())
     if arguments.record:
         arguments.record.write_text(json.dumps(results, indent=1))
     if arguments.document:
