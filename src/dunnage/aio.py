@@ -261,9 +261,7 @@ async def run(
             raise
         if not done:
             raise TimeoutExpired(process.args, timeout or 0, out, err, process.receipt)
-        found = CompletedPayload(
-            process.args, await process.wait(), out, err, process.truncated, process.receipt, process.warnings,
-        )
+        found = CompletedPayload(process, await process.wait(), out, err, process.truncated)
     if check:
         found.check_returncode()
     return found

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,17 @@ def test_two_hundred_launches_leave_nothing(plain: dunnage.Payload) -> None:
 
     first = some(50)
     assert some(150) - first < 2000, "KiB"
+
+
+def test_results_hold_no_descriptors(plain: dunnage.Payload) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    held: list[object] = [dunnage.run(plain.image, ["true"], stdout=PIPE) for _ in range(5)]
+    for _ in range(5):
+        process = dunnage.Popen(dunnage.Payload(plain.image, ["true"]))
+        process.wait()
+        held += [process, process.receipt]
+    del process
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_thread_that_started_it_may_end(plain: dunnage.Payload) -> None:
@@ -268,7 +280,7 @@ PILOT_WITH_PAYLOAD = """
 """
 
 
-@pytest.mark.parametrize("changes", ["{}", "{'host_pid': True}"])
+@pytest.mark.parametrize("changes", ["{}", "{'receipt': sys.argv[4]}", "{'host_pid': True}"])
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "exit"])
 def test_payloads_end_with_their_pilot(plain: dunnage.Payload, tmp_path: Path, changes: str, how: str) -> None:
     mark = f"47{os.getpid()}{len(changes)}.{len(how)}"
@@ -290,6 +302,23 @@ def test_payloads_end_with_their_pilot(plain: dunnage.Payload, tmp_path: Path, c
         assert pilots.until(receipt.exists)
         result = json.loads(receipt.read_text())["result"]
         assert result["failure_class"] == "killed" and result["signal"] == 9
+
+
+def test_payload_may_outlive_its_pilot_where_that_is_wished(plain: dunnage.Payload, tmp_path: Path) -> None:
+    receipt = tmp_path / "receipt.json"
+    code = """
+        payload = dunnage.Payload(sys.argv[1], ["sh", "-c", "read x < /srv/fifo; exit 3"], job=sys.argv[2],
+                                  die_with_caller=False, receipt=sys.argv[2] + "/receipt.json")
+        process = dunnage.Popen(payload, stdout=dunnage.DEVNULL, stderr=dunnage.DEVNULL)
+        os._exit(0)
+    """
+    os.mkfifo(tmp_path / "fifo")
+    pilots.run(code, image(plain), tmp_path)
+    time.sleep(0.2)
+    assert not receipt.exists()
+    (tmp_path / "fifo").write_text("go\n")
+    assert pilots.until(receipt.exists)
+    assert json.loads(receipt.read_text())["result"]["exit_code"] == 3
 
 
 def test_init_that_is_killed_takes_everything_along(plain: dunnage.Payload) -> None:

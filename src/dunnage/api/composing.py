@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import os
 
+from dunnage import __version__
 from dunnage.api.failures import classified
 from dunnage.errors import DunnageError
+from dunnage.plan.compose import Composition
 from dunnage.plan.environment import EXTENDING, Environment
 from dunnage.plan.wire import encode
 from dunnage.run.prepare import prepare
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from dunnage.api.course import Course
     from dunnage.api.payload import Payload
+    from dunnage.plan.options import Options
     from dunnage.plan.wire import Operation
     from dunnage.run.prepare import Prepared
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 SHAPING = frozenset((b"PATH", b"LD_LIBRARY_PATH", b"HOME", *EXTENDING))
 ENVIRONMENT = frozenset((b"env-all", b"env-except", b"env-except-prefix", b"env-pass", b"env-set"))
 # What is made anew for each launch.
-CHANGING = ENVIRONMENT.union((b"die-with-caller", b"receipt", b"argument"))
+CHANGING = ENVIRONMENT.union((b"die-with-caller", b"argument"))
 
 
 class Pilot:
@@ -38,15 +42,17 @@ class Pilot:
 class Composed:
     """
     prepared  the composition, and the world that it was made for
+    options   what it was made of
     warnings  of the composition
     """
 
-    __slots__ = ("prepared", "warnings", "_env", "_scripted", "_pieces")
+    __slots__ = ("prepared", "options", "warnings", "_env", "_scripted", "_pieces")
 
-    def __init__(self, prepared: Prepared, env: dict[bytes, bytes]) -> None:
+    def __init__(self, prepared: Prepared, options: Options, env: dict[bytes, bytes]) -> None:
         operations = prepared.composition.operations
         self.prepared = prepared
-        self.warnings = list(prepared.composition.warnings)
+        self.options = options
+        self.warnings = [*prepared.composition.warnings, *prepared.facts.exposed]
         self._env = env
         self._scripted = any(operation[0] == b"lead" for operation in operations)
         # what stays is encoded once; what changes is kept as operations
@@ -67,16 +73,28 @@ class Composed:
     def encode(self, payload: Payload) -> bytes:
         """The plan of a launch by this process, of a payload that differs in `Payload.LAUNCH` only."""
         return b"".join(
-            piece if isinstance(piece, bytes) else encode(self._now(piece, payload)) for piece in self._pieces
+            piece if isinstance(piece, bytes) else encode(_passed(self._now(piece, payload))) for piece in self._pieces
         )
 
     def operations(self, payload: Payload) -> list[Operation]:
         """The same as operations."""
-        return self._now(self.prepared.composition.operations, payload)
+        return _passed(self._now(self.prepared.composition.operations, payload))
 
-    def head(self, payload: Payload) -> dict[str, Any]:
-        """A receipt without its result."""
-        return {"schema": "dunnage-receipt-1", "protections": [], "warnings": self.warnings}
+    def document(self, payload: Payload, course: Course) -> dict[str, Any]:
+        """The receipt of a launch, as the launcher would have written it."""
+        from dunnage.api.receipt import document
+        from dunnage.plan import isolation, receipt
+
+        whole, prepared = self.prepared.composition, self.prepared
+        composition = Composition(
+            self._now(whole.operations, payload), whole.namespaces, whole.wanted, whole.placement,
+            self._environment(payload), list(payload.command), whole.warnings, whole.notes,
+        )
+        begun = receipt.head(
+            self.options, prepared.reference, composition, __version__.encode(), prepared.facts.exposed,
+        )
+        rows = isolation.rows(self.options, prepared.policy, prepared.facts, prepared.reference, composition)
+        return document(receipt.operations(begun, rows, b"", b""), course)
 
     def _now(self, operations: list[Operation], payload: Payload) -> list[Operation]:
         found: list[Operation] = []
@@ -87,42 +105,50 @@ class Composed:
                 found.append(operation)
             elif name == b"die-with-caller":
                 found.append((name, b"%d" % os.getpid()))
-            elif name == b"receipt":
-                directory, _, file = payload.receipt.rpartition(b"/")
-                found.append((name, directory or b"/", file, operation[3]))
             elif name == b"argument":
                 if not arguments:
                     arguments = True
                     found += [(b"argument", word) for word in payload.command]
             elif not environment:
                 environment = True
-                found += self._environment(payload, [each for each in operations if each[0] in ENVIRONMENT])
+                if payload.env == self._env:
+                    found += [each for each in operations if each[0] in ENVIRONMENT]
+                else:
+                    found += self._environment(payload).operations()
         return found
 
-    def _environment(self, payload: Payload, planned: list[Operation]) -> list[Operation]:
-        """The launcher's own environment is empty, so that nobody can read it: everything is set."""
-        if payload.env != self._env:
-            settled = self.prepared.composition.environment
-            given = {name: value for name, value in settled.given.items() if name not in self._env}
-            given.update((name, value) for name, value in payload.env.items() if name != b"HOME")
-            planned = Environment(settled.passing, settled.values, given, settled.final).operations()
-        values = {operation[1]: operation[2] for operation in planned if operation[0] == b"env-set"}
-        passed: Mapping[bytes, bytes] = {
-            operation[1]: os.environb[operation[1]] for operation in planned
-            if operation[0] == b"env-pass" and operation[1] in os.environb
-        }
-        return [(b"env-set", name, value) for name, value in {**passed, **values}.items()]
+    def _environment(self, payload: Payload) -> Environment:
+        settled = self.prepared.composition.environment
+        if payload.env == self._env:
+            return settled
+        given = {name: value for name, value in settled.given.items() if name not in self._env}
+        given.update((name, value) for name, value in payload.env.items() if name != b"HOME")
+        return Environment(settled.passing, settled.values, given, settled.final)
 
 
-def compose(payload: Payload, terminals: tuple[int, ...]) -> Composed:
+def _passed(operations: list[Operation]) -> list[Operation]:
+    """The launcher's own environment is empty, so that nobody can read it: what would be passed is set."""
+    set_too = {operation[1] for operation in operations if operation[0] == b"env-set"}
+    found: list[Operation] = []
+    for operation in operations:
+        if operation[0] != b"env-pass":
+            found.append(operation)
+        elif operation[1] not in set_too and operation[1] in os.environb:
+            found.append((b"env-set", operation[1], os.environb[operation[1]]))
+    return found
+
+
+def compose(payload: Payload, terminals: tuple[int, ...], exposed: tuple[str, ...]) -> Composed:
     """Look at host and image, and plan; DunnageError of the class that says where it failed."""
+    options = payload.options()
     try:
         prepared = prepare(
-            Pilot(), b"payload", payload.options(), [payload.image, *payload.command], frozen=True, terminals=terminals,
+            Pilot(), b"payload", options, [payload.image, *payload.command], frozen=True, terminals=terminals,
+            exposed=list(exposed),
         )
     except DunnageError as error:
         raise classified(error) from None
-    return Composed(prepared, payload.env)
+    return Composed(prepared, options, payload.env)
 
 
 def shaping(env: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

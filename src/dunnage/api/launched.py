@@ -13,8 +13,10 @@ import time
 from dunnage.api.course import Course, Garbled
 from dunnage.api.descriptors import Child, Descriptor, control_pair
 from dunnage.api.failures import SetupError, failed
-from dunnage.api.receipt import Receipt, result
+from dunnage.api.receipt import Receipt
 from dunnage.api.spawn import INHERIT, NULL, spawn, standard_source
+from dunnage.errors import DunnageError
+from dunnage.host import facts
 from dunnage.messages import errno_name, remedy
 
 TYPE_CHECKING = False
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from dunnage.api.descriptors import Control
     from dunnage.api.launcher import Launcher
     from dunnage.api.payload import Payload
-    from dunnage.errors import DunnageError
 
     File = Union[None, int, IO[Any]]
     Remaining = Optional[float]
@@ -41,11 +42,12 @@ PATIENCE = 10.0  # seconds for our own processes to end everything when told; th
 class Standard:
     """Standard input, output and error of one launch.
 
-    sources  for `spawn`
-    ours     our ends of pipes, None where there is none
+    sources    for `spawn`
+    ours       our ends of pipes, None where there is none
+    terminals, exposed   for `run.prepare`
     """
 
-    __slots__ = ("sources", "ours", "_theirs", "terminals")
+    __slots__ = ("sources", "ours", "_theirs", "terminals", "exposed")
 
     def __init__(self, stdin: File, stdout: File, stderr: File) -> None:
         self.sources = [INHERIT, INHERIT, INHERIT]
@@ -65,10 +67,14 @@ class Standard:
                 self.sources[2] = 1 if self.sources[1] == INHERIT else self.sources[1]
             else:
                 self.sources[place] = standard_source(what, name)
-        self.terminals = tuple(
-            place for place, source in enumerate(self.sources)
-            if self.ours[place] is None and source != NULL and os.isatty(place if source == INHERIT else source)
+        given = tuple(
+            -1 if self.ours[place] is not None or source == NULL else place if source == INHERIT else source
+            for place, source in enumerate(self.sources)
         )
+        if stderr == STDOUT and self.ours[1] is not None:
+            given = (*given[:2], -1)
+        self.terminals = tuple(place for place, number in enumerate(given) if number >= 0 and os.isatty(number))
+        self.exposed = tuple(facts.exposed(given))
 
     def handed_over(self) -> None:
         """The payload has its ends: without ours, it sees when the other side is closed."""
@@ -94,7 +100,7 @@ class Launched:
         self.pid = 0
         self.returncode: int | None = None
         self._owner = os.getpid()
-        self._launcher = launcher or payload.launcher()
+        self._launcher: Launcher | None = launcher or payload.launcher()
         self._standard = standard
         self._composed: Composed | None = None
         self._course = Course()
@@ -103,12 +109,19 @@ class Launched:
         self._status: int | None = None  # with which it ended
         self._told_until = 0.0  # monotonic time at which patience ends, 0 without need for any
         self._receipt: Receipt | None = None
+        self._older_receipt: tuple[int, ...] = ()
 
     # -- before the payload runs ----------------------------------------------------------------
 
     def _spawn(self, *, again: bool) -> None:
         """Start the launcher with the plan, one that is made anew if `again`."""
-        self._composed = self.payload.composed(self._standard.terminals, again=again)
+        standard = self._standard
+        try:
+            self._composed = self.payload.composed(standard.terminals, standard.exposed, again=again)
+        except DunnageError as error:
+            self._write_failed(error)
+            raise
+        self._older_receipt = self._receipt_identity()
         plan = self._composed.encode(self.payload)
         self._course = Course()
         self.returncode = None
@@ -116,9 +129,12 @@ class Launched:
             self._control, theirs = control_pair()
         except OSError as error:
             raise _scarce("make a socket to the launcher", error) from None
-        self.pid = spawn(
-            self._launcher.program(), plan, theirs, self._standard.sources, self.payload.keep_fds,
-        )
+        try:
+            assert self._launcher is not None
+            self.pid = spawn(self._launcher.program(), plan, theirs, standard.sources, self.payload.keep_fds)
+        except DunnageError as error:
+            self._write_failed(error)
+            raise
         self._child = Child(self.pid)
 
     def _started(self) -> bool:
@@ -132,6 +148,12 @@ class Launched:
         raise self._failure()
 
     def _failure(self) -> DunnageError:
+        """Why it does not run; its receipt is written."""
+        error = self._why()
+        self._write_failed(error)
+        return error
+
+    def _why(self) -> DunnageError:
         course = self._course
         if course.failure:
             word, sentence, fix = course.failure
@@ -147,6 +169,35 @@ class Launched:
             "start the payload", f"the launcher ended without a word{self._how_it_ended()}",
             "see whether something on this machine kills processes, and the kernel's log",
         )
+
+    # -- the receipt, where the launcher does not write it ---------------------------------------
+
+    def _receipt_identity(self) -> tuple[int, ...]:
+        if not self.payload.receipt:
+            return ()
+        try:
+            found = os.lstat(self.payload.receipt)
+        except OSError:
+            return ()
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _write_failed(self, error: DunnageError) -> None:
+        """What did not come to a payload has a receipt, too."""
+        if not self.payload.receipt or (self._composed and self._receipt_identity() != self._older_receipt):
+            return
+        from dunnage import __version__
+        from dunnage.plan import receipt
+
+        words = [self.payload.image, *self.payload.command]
+        self._write(receipt.failed(error, self.payload.options(), words, __version__.encode()))
+
+    def _write(self, document: bytes) -> None:
+        from dunnage.run import stored
+
+        try:
+            stored.write(self.payload.receipt, document, force=True, what="receipt")
+        except DunnageError as unwritten:
+            self._course.warnings.append(str(unwritten))
 
     def _how_it_ended(self) -> str:
         status = self._status
@@ -218,6 +269,12 @@ class Launched:
         if not self._course.ended:
             _complete(facts, child.status)
         self._told_until = 0.0
+        if self.payload.receipt and self._course.executed and self._receipt_identity() == self._older_receipt:
+            # whoever should have written it was killed; we are still here
+            self._write(Receipt(self._document()).to_json().encode() + b"\n")
+        if self._course.executed:  # else it may be started once more
+            self._launcher = None
+            self.payload = self.payload.detached()
         # last: other threads look at it without a lock
         self.returncode = -SIGKILL if status is None else -(status & 127) if status & 127 else status >> 8
 
@@ -253,11 +310,12 @@ class Launched:
         if self.returncode is None:
             return None
         if self._receipt is None and self._composed is not None:
-            _, message, fix = self._course.failure or ("", None, None)
-            document = self._composed.head(self.payload)
-            document["result"] = result(self._course.facts, message, fix)
-            self._receipt = Receipt(document)
+            self._receipt = Receipt(self._document())
         return self._receipt
+
+    def _document(self) -> dict[str, Any]:
+        assert self._composed is not None
+        return self._composed.document(self.payload, self._course)
 
     def send_signal(self, sig: int) -> None:
         """Send a signal to the payload. Nothing happens when it has ended.

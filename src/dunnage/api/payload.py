@@ -9,7 +9,7 @@ from dunnage.messages import escape
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any, NoReturn, Union
+    from typing import Any, NoReturn, Optional, Union
 
     from dunnage.api.composing import Composed
     from dunnage.api.launcher import Launcher
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
     Word = Union[str, bytes]
     BindLike = Union["Bind", Path, tuple[Path, Path]]
-    Resource = Union[int, tuple[int, int], None]
+    Most = Optional[int]
+    Resource = Union[Most, tuple[Most, Most]]
 
 NO_LIMIT = 2**64 - 1
 LONGEST = (2**31 - 1) / 1000  # seconds: 24 days
@@ -30,6 +31,7 @@ class Immutable:
 
     __slots__ = ()
     FIELDS: tuple[str, ...] = ()
+    USUAL: dict[str, object] = {}
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a {type(self).__name__} stays as it is; replace() makes another one")
@@ -48,12 +50,23 @@ class Immutable:
     def __hash__(self) -> int:
         return hash((type(self), *map(_hashable, self._values())))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), dict(zip(self.FIELDS, self._values())))
+
     def __repr__(self) -> str:
-        own = type(self)
-        usual = {name: getattr(own, "USUAL", {}).get(name) for name in self.FIELDS}
-        shown = ", ".join(f"{name}={value!r}" for name, value in zip(self.FIELDS, self._values())
-                          if value != usual[name])
-        return f"dunnage.{own.__name__}({shown})"
+        """What differs from the usual; of variables the names, since a log is no place for their values."""
+        shown = []
+        for name, value in zip(self.FIELDS, self._values()):
+            if name == "env" and value:
+                shown.append(f"env={{{', '.join(f'{variable!r}: ...' for variable in self.env)}}}")  # type: ignore[attr-defined]
+            elif value != self.USUAL.get(name):
+                shown.append(f"{name}={value!r}")
+        return f"dunnage.{type(self).__name__}({', '.join(shown)})"
+
+
+def _again(kind: type[Any], fields: dict[str, Any]) -> Any:
+    """Of a copy, or in another process."""
+    return kind(**fields)
 
 
 def _hashable(value: object) -> object:
@@ -74,7 +87,7 @@ class Bind(Immutable):
     """
 
     __slots__ = FIELDS = ("source", "inside", "writable")
-    USUAL = {"writable": True}
+    USUAL: dict[str, object] = {"inside": b"", "writable": True}
 
     source: bytes
     inside: bytes
@@ -104,7 +117,7 @@ class Limits(Immutable):
     __slots__ = FIELDS = (
         "wall_time", "cpu_time", "grace", "memory", "pids", "cgroup", "optional", "resources",
     )
-    USUAL = {"grace": GRACE, "optional": False, "resources": {}, "cgroup": b""}
+    USUAL: dict[str, object] = {"grace": GRACE, "optional": False, "resources": {}, "cgroup": b""}
 
     wall_time: float | None
     cpu_time: float | None
@@ -142,8 +155,8 @@ RESOURCES = ("core", "cpu", "data", "file-size", "address-space", "files", "lock
 def _resource(name: str, value: Resource) -> tuple[int, int]:
     if name not in RESOURCES:
         raise _wrong(f"limit {name!r}", f"it is none of {', '.join(RESOURCES)}")
-    soft, hard = value if isinstance(value, tuple) else (value, value)
-    soft, hard = (NO_LIMIT if each is None else each for each in (soft, hard))
+    pair = value if isinstance(value, tuple) else (value, value)
+    soft, hard = (NO_LIMIT if each is None else each for each in pair)
     if not 0 <= soft <= hard <= NO_LIMIT:
         raise _wrong(f"limit {name} to {value!r}", "it takes numbers from 0 on, the soft limit not above the hard one")
     return soft, hard
@@ -200,7 +213,7 @@ class Payload(Immutable):
         "die_with_caller": True, "config": b"",
     }
     # What differs from launch to launch, and is put into a plan that exists.
-    LAUNCH = frozenset(("command", "env", "receipt"))
+    LAUNCH = frozenset(("command", "env"))
 
     image: bytes
     command: tuple[bytes, ...]
@@ -230,7 +243,7 @@ class Payload(Immutable):
     rocm: bool
     die_with_caller: bool
     config: bytes
-    _plans: dict[tuple[int, ...], Composed]
+    _plans: dict[tuple[tuple[int, ...], tuple[str, ...]], Composed]
     _launchers: list[Launcher]
 
     def __init__(
@@ -267,7 +280,7 @@ class Payload(Immutable):
 
     def replace(self, **changes: Any) -> Payload:
         """A payload like this one but for some fields. It shares the launcher in memory, and the plan, too, where
-        only command, variables or the receipt's name differ."""
+        only command and variables differ and no receipt file holds what they are."""
         for name in changes:
             if name not in self.FIELDS:
                 raise TypeError(f"a Payload has no field {name!r}")
@@ -275,6 +288,12 @@ class Payload(Immutable):
         _set(made, _launchers=self._launchers)
         if self.LAUNCH.issuperset(changes) and _same_plan(self, made):
             _set(made, _plans=self._plans)
+        return made
+
+    def detached(self) -> Payload:
+        """The same without the launcher in memory, for results that are kept."""
+        made = object.__new__(Payload)
+        _set(made, **{name: getattr(self, name) for name in self.FIELDS}, _plans=self._plans, _launchers=[])
         return made
 
     def launcher(self) -> Launcher:
@@ -285,16 +304,18 @@ class Payload(Immutable):
             self._launchers.append(Launcher())  # of two threads both may come here: one more, and then none
         return self._launchers[0]
 
-    def composed(self, terminals: tuple[int, ...] = (), *, again: bool = False) -> Composed:
-        """The plan for launches whose descriptors `terminals`, of 0 to 2, are terminals; DunnageError."""
-        found = None if again else self._plans.get(terminals)
+    def composed(
+        self, terminals: tuple[int, ...] = (), exposed: tuple[str, ...] = (), *, again: bool = False,
+    ) -> Composed:
+        """The plan for launches with such standard descriptors (`run.prepare`); DunnageError."""
+        found = None if again else self._plans.get((terminals, exposed))
         if found is not None and found.serves(self):
             return found
         from dunnage.api.composing import compose
 
         if found is not None:
             _set(self, _plans={})  # which others use
-        found = self._plans[terminals] = compose(self, terminals)
+        found = self._plans[terminals, exposed] = compose(self, terminals, exposed)
         return found
 
     def options(self) -> Options:
@@ -333,6 +354,10 @@ class Payload(Immutable):
         found.cgroup = limits.cgroup
         found.limits_optional = limits.optional
         found.limits = {name.encode(): pair for name, pair in limits.resources.items()}
+        usual = options.Options()
+        found.origins = {
+            name: "dunnage.Payload" for name in found.__slots__ if getattr(found, name) != getattr(usual, name)
+        }
         return found
 
 
@@ -356,7 +381,7 @@ def _same_plan(one: Payload, other: Payload) -> bool:
     """Does one plan serve both, after what differs is put in?"""
     from dunnage.api.composing import shaping
 
-    return bool(one.receipt) == bool(other.receipt) and shaping(one.env) == shaping(other.env)
+    return not one.receipt and not other.receipt and shaping(one.env) == shaping(other.env)
 
 
 def _image(image: Path) -> bytes:

@@ -338,19 +338,21 @@ class CompletedPayload:
     warnings    sentences about the start
     """
 
-    __slots__ = ("args", "returncode", "stdout", "stderr", "truncated", "receipt", "warnings")
+    __slots__ = ("args", "returncode", "stdout", "stderr", "truncated", "warnings", "_process")
 
-    def __init__(
-        self, args: list[str], returncode: int, stdout: Any, stderr: Any, truncated: bool, receipt: Receipt | None,
-        warnings: list[str],
-    ) -> None:
-        self.args = args
+    def __init__(self, process: Launched, returncode: int, stdout: Any, stderr: Any, truncated: bool) -> None:
+        self.args = process.args
         self.returncode = returncode
         self.stdout = stdout
         self.stderr = stderr
         self.truncated = truncated
-        self.receipt = receipt
-        self.warnings = warnings
+        self.warnings = process.warnings
+        self._process = process
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """Made when it is asked for."""
+        return self._process.receipt
 
     def __repr__(self) -> str:
         return f"dunnage.CompletedPayload(args={self.args!r}, returncode={self.returncode!r})"
@@ -401,9 +403,7 @@ def run(
             from dunnage.api.twins import TimeoutExpired
 
             raise TimeoutExpired(process.args, timeout or 0, out, err, process.receipt)
-        done = CompletedPayload(
-            process.args, process.wait(), out, err, process.truncated, process.receipt, process.warnings,
-        )
+        done = CompletedPayload(process, process.wait(), out, err, process.truncated)
     if check:
         done.check_returncode()
     return done

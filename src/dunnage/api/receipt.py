@@ -5,6 +5,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Optional
 
+    from dunnage.api.course import Course
+    from dunnage.plan.wire import Operation
+
     Number = Optional[int]
 
 USAGE = (
@@ -63,7 +66,7 @@ class Receipt:
 
     @property
     def cause(self) -> str | None:
-        found: str | None = self._result["cause_name"]
+        found: str | None = self._result["cause"]
         return found
 
     @property
@@ -121,17 +124,38 @@ class Receipt:
         return cls(document)
 
 
+def document(begun: list[Operation], course: Course) -> dict[str, Any]:
+    """What the launcher makes of `receipt` and `receipt-state` operations and of the end of a run."""
+    import json
+
+    from dunnage.messages import errno_name
+
+    parts = [begun[0][3].decode()]
+    for _, protection, there, missing in begun[1:]:
+        error = course.facts[f"{protection.decode()}_errno"]
+        if error == 0:
+            parts.append(there.decode())
+        else:
+            why = "it did not come to that" if error is None else errno_name(error)
+            parts.append(f'{missing.decode()}{why}"}}')
+    found: dict[str, Any] = json.loads(",".join(parts).replace('"protections":[,', '"protections":[', 1) + "]}")
+    _, message, fix = course.failure or ("", None, None)
+    found["result"] = result(course.facts, message, fix or None)
+    return found
+
+
 def result(facts: dict[str, Number], message: str | None, fix: str | None) -> dict[str, Any]:
-    """The object `result` of a receipt, as the launcher writes it."""
+    """The object `result` of a receipt."""
     from dunnage.plan.outcome import CAUSES, CLASSES
+    from dunnage.plan.receipt import WORDS_INSTEAD
 
     status, cause, kind = facts["status"], facts["cause"], facts["class"]
     return {
         "failure_class": CLASSES[kind][0] if kind else None,
         "exit_code": status >> 8 if status is not None and not status & 127 else None,
         "signal": status & 127 if status is not None and status & 127 else None,
-        "cause_name": CAUSES[cause][0] if cause is not None else None,
+        "cause": CAUSES[cause][0] if cause is not None else None,
         "message": message,
         "fix": fix,
-        **facts,
+        **{name: value for name, value in facts.items() if name not in WORDS_INSTEAD},
     }

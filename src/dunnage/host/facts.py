@@ -82,12 +82,15 @@ class HostFacts:
         self.exposed: list[str] = []  # what a payload can do with its standard descriptors
 
 
-def exposed() -> list[str]:
-    """Which of the standard descriptors give a payload more than a stream (HRD-14)."""
+def exposed(descriptors: tuple[int, ...] = (0, 1, 2)) -> list[str]:
+    """Which of the standard descriptors give a payload more than a stream (HRD-14).
+
+    descriptors  ours, that will be its standard input, output and error; -1 where it gets something else
+    """
     import fcntl
 
     found = []
-    for fd, name in enumerate(("input", "output", "error")):
+    for fd, name in zip(descriptors, ("input", "output", "error")):
         try:
             kind = posix.fstat(fd).st_mode & 0o170000
             both = fcntl.fcntl(fd, fcntl.F_GETFL) & 3 == posix.O_RDWR

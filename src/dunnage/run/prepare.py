@@ -71,7 +71,7 @@ def ready(caller: Caller, verb: bytes, options: Options, words: list[bytes], fro
 
 def prepare(
     caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False, pid: int = 0,
-    terminals: tuple[int, ...] | None = None, console: bytes = b"",
+    terminals: tuple[int, ...] | None = None, console: bytes = b"", exposed: list[str] | None = None,
 ) -> Prepared:
     """Look at the world once and compose; nothing is changed by it.
 
@@ -81,6 +81,7 @@ def prepare(
     pid        of whoever starts it, with whom a payload ends
     terminals  those of the descriptors 0 to 2 of the launch that will be terminals; by default ours
     console    path of the terminal that was made for a payload, if there is one
+    exposed    what a payload's standard descriptors give it beside streams; by default as found on ours
     """
     policy = site.read(options.config, dunnage.__path__[0].encode("utf-8", "surrogateescape"))
     host_facts = facts.gather()
@@ -94,7 +95,7 @@ def prepare(
 
         host_facts.drivers = gpu.asked(options, policy, host)
     if verb == b"payload":
-        host_facts.exposed = facts.exposed()
+        host_facts.exposed = facts.exposed() if exposed is None else exposed
         host_facts.console = console
     if options.memory or options.pids:
         from dunnage.host import cgroup
