@@ -73,9 +73,10 @@ class Clock:
         wall = time.perf_counter() - begin
         if status:
             raise RuntimeError(f"wait status {status} from {command.words}")
-        return wall, usage.ru_utime + usage.ru_stime + (self._reap() if self._orphans else 0)
+        return wall, usage.ru_utime + usage.ru_stime + (self.reap() if self._orphans else 0)
 
-    def _reap(self) -> float:
+    def reap(self) -> float:
+        """CPU seconds of all that has lost its parent and ends now."""
         cpu, limit = 0.0, time.monotonic() + 0.5
         while children() - self._residents:
             pid, _, usage = os.wait4(-1, os.WNOHANG)

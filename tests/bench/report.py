@@ -4,6 +4,7 @@ from __future__ import annotations
 from math import log10
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench import pilot
 from bench.growth import slope
 from bench.programmes import APPTAINER, BUBBLEWRAP, EXEC, FLOOR, FLOOR_NEW, LAUNCHER, LAUNCHER_BY_BINDS, PYTHON
 
@@ -57,6 +58,13 @@ def bars(result: Result) -> list[Bar]:
             at_most(f"exec, case {case}, above bare Python", whole - bare, 4, " ms")
     at_most(f"exec, case a, against Apptainer {result['versions'].get(APPTAINER, '?')}",
             ratio(_ms(result, "a", EXEC), _ms(result, "a", APPTAINER)), 0.143, " x")
+    for case, measured in result.get("pilot", {}).items():
+        times = measured["times"]
+        for name in (pilot.REUSED, pilot.ANEW):
+            for other in (pilot.BY_SPAWN, pilot.BY_SUBPROCESS):
+                at_most(f"{name}, case {case}, against {peer} ({other.partition(' ')[2]})",
+                        ratio(times[name]["cpu_ms"], times.get(other, {}).get("cpu_ms")), 1.2, " x")
+        at_most(f"composition of a payload, case {case}", measured["composition"]["compose_ms"], 1, " ms")
     for case, limit in (("a", 3), ("e2", 6), ("e2k", 6)):
         planned = result["cases"].get(case, {}).get("planned_mounts")
         if planned is not None:
@@ -94,6 +102,11 @@ def markdown(result: Result) -> str:
     for which, heading in (("cpu_ms", "CPU of the whole process tree"), ("wall_ms", "Wall clock")):
         parts.append(f"### {heading}, ms (and as ratio to bubblewrap)")
         parts.append(_times_table(result, which))
+    if result.get("pilot"):
+        parts += ["### In a pilot that runs already, ms (and as ratio to bubblewrap started by os.posix_spawn)",
+                  "Processor time of the pilot itself included. A payload by the API has more protections than these "
+                  "options of bubblewrap give, and its end is waited for.",
+                  *(_pilot_table(measured) for measured in result["pilot"].values())]
     parts += ["### Bars", table(("what", "bar", "measured", ""), [
         (bar.what, bar.bar, bar.measured, "met" if bar.met else "**missed**") for bar in bars(result)])]
     parts += ["### Mounts", "Calls that make one, as planned; and lines in the payload's mount table, with the host's "
@@ -145,6 +158,20 @@ def _times_table(result: Result, which: str) -> str:
         if any(cell != "-" for cell in row[1:]):
             rows.append(row)
     return table(("", *cases), rows)
+
+
+def _pilot_table(measured: Result) -> str:
+    base = measured["times"].get(pilot.BY_SPAWN)
+    rows = []
+    for name, times in measured["times"].items():
+        row = [name]
+        for which in ("cpu_ms", "wall_ms"):
+            text = f"{times[which]:.2f}"
+            row.append(f"{text} ({_ratio(times[which] / base[which])})" if base and times is not base else text)
+        rows.append(row)
+    rows.append(["composition alone; encoding one more launch",
+                 f"{measured['composition']['compose_ms']:.2f}; {measured['composition']['encode_ms']:.3f}", "-"])
+    return table((measured["title"], "CPU", "wall"), rows)
 
 
 def _ratio(value: float) -> str:

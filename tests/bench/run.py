@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable
 TREE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TREE / "src"), str(TREE / "tests")]
 
-from bench import cases, growth, measure, memory, plans, programmes, report, workplace  # noqa: E402
+from bench import cases, growth, measure, memory, pilot, plans, programmes, report, workplace  # noqa: E402
 
 if TYPE_CHECKING:
     from bench.cases import Case
@@ -188,6 +188,11 @@ def measure_everything(arguments: argparse.Namespace) -> dict[str, Any]:
         for case in chosen:
             say(f"case {case.key}: {case.title}")
             result["cases"][case.key] = as_user(at, time_case, case, at, effort)
+        result["pilot"] = {}
+        for case in pilot.pilot_cases(at.image, at.site):
+            if effort.includes(case.key):
+                say(f"in a running pilot, case {case.key}: {case.title}")
+                result["pilot"][case.key] = as_user(at, pilot.measure, case, at, effort.runs, effort.seconds)
         say("memory")
         result["memory"] = look_at_memory(at, chosen, effort)
         result["growth"] = as_user(at, look_at_growth, at, chosen[0], effort) if effort.growth_runs else {}
