@@ -434,13 +434,17 @@ static void stopped(void) {
 	if (is_init || control >= 0)
 		return;
 	forward();
-	for (int tries = 0; tries < 10; tries++) { /* the SIGCONT of the message that told it may come late */
+	/* A message wakes us even while we are stopped: the payload can be continued or ended from inside. Only then: a
+	 * SIGCONT takes back each SIGTSTP that was not read yet. */
+	fcntl(news, F_SETFL, O_ASYNC);
+	for (int tries = 0; tries < 10; tries++) { /* the SIGCONT of a message may come late */
 		if (child_is_init && recv(news, &next, 1, MSG_DONTWAIT | MSG_PEEK) >= 0)
-			return;
+			break;
 		kill(getpid(), SIGSTOP);
 		if (forward())
-			return;
+			break;
 	}
+	fcntl(news, F_SETFL, 0);
 }
 
 /* One message of the child; false when there is none now. */
@@ -649,10 +653,8 @@ static _Noreturn void outer_process(void) {
 	while (send(news, &go, 1, MSG_NOSIGNAL) < 0 && errno != EPIPE)
 		if (errno != EINTR)
 			die("", errno, "send", "let the container begin");
-	/* A message wakes us even while we are stopped: the payload can be continued or ended from inside. */
 	fcntl(news, F_SETOWN, getpid());
 	fcntl(news, F_SETSIG, SIGCONT);
-	fcntl(news, F_SETFL, O_ASYNC);
 	watch();
 }
 
