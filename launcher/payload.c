@@ -241,7 +241,7 @@ static void read_back_descriptors(const struct plan *plan) {
 	DIR *dir = listing < 0 ? NULL : fdopendir(listing);
 	if (!dir)
 		die("", errno, "listing /proc/self/fd", "see which descriptors the payload gets");
-	for (struct dirent *entry; (entry = readdir(dir));) {
+	for (struct dirent *entry; errno = 0, entry = readdir(dir);) {
 		int fd = atoi(entry->d_name), flags = fd > 2 ? fcntl(fd, F_GETFD) : FD_CLOEXEC;
 		for (size_t i = 0; !(flags & FD_CLOEXEC) && i < plan->count; i++)
 			if (plan->records[i].id == OP_KEEP_DESCRIPTOR && (int)number(&plan->records[i], 0) == fd)
@@ -249,6 +249,8 @@ static void read_back_descriptors(const struct plan *plan) {
 		if (!(flags & FD_CLOEXEC))
 			die("", 0, "it would stay open", "close descriptor %d", fd);
 	}
+	if (errno)
+		die("", errno, "readdir of /proc/self/fd", "see which descriptors the payload gets");
 	closedir(dir);
 }
 

@@ -34,29 +34,34 @@ struct opened {
 	dev_t device;       /* of base */
 	ino_t inode;
 	const char *first_point;
+	size_t taken;       /* mounts that were made for entries */
+	size_t made, shown; /* mounts directly in it, if entries were taken: all that were made; those that the kernel shows */
 };
 
 static struct object *objects;
 static struct opened *opened;
 static int scratch = -1, session = -1, root = -1, credentials = -1;
 static const char *scratch_place = "";
+static dev_t scratch_below; /* what lies there otherwise */
 static dev_t *our_devices;
 static size_t our_device_count;
 
 static const char stale_fix[] = "start it again; if it repeats, find out what keeps changing these files";
-
-static void ours(int fd) {
-	struct stat status;
-	if (fstat(fd, &status) < 0)
-		die("", errno, "fstat", "look at our own tmpfs");
-	our_devices[our_device_count++] = status.st_dev;
-}
 
 static bool is_ours(dev_t device) {
 	for (size_t i = 0; i < our_device_count; i++)
 		if (our_devices[i] == device)
 			return true;
 	return false;
+}
+
+static void ours(int fd) {
+	struct stat status;
+	if (fstat(fd, &status) < 0)
+		die("", errno, "fstat", "look at our own tmpfs");
+	if (is_ours(status.st_dev) || status.st_dev == scratch_below)
+		die("", 0, "the kernel said that it was mounted, and it is not there", "use a tmpfs of our own");
+	our_devices[our_device_count++] = status.st_dev;
 }
 
 /* ---- objects ---- */
@@ -160,6 +165,7 @@ static void choose_scratch(const struct plan *plan) {
 			continue;
 		if (!lstat(record->field[0], &found) && S_ISDIR(found.st_mode)) {
 			scratch_place = record->field[0];
+			scratch_below = found.st_dev;
 			return;
 		}
 	}
@@ -239,8 +245,6 @@ static void make_session(const struct record *record) {
 	if (session < 0)
 		die("", errno, "open", "enter the session directory");
 	ours(session);
-	if (our_devices[our_device_count - 1] == our_devices[0])
-		die("", 0, "the kernel says that it mounted it, and it is not there", "make the session directory");
 }
 
 static void make_generated(const struct record *record) {
@@ -279,6 +283,7 @@ static void make_credentials(const struct plan *plan) {
 	credentials = openat(scratch, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (credentials < 0)
 		die("", errno, "open", "enter the credentials' directory");
+	ours(credentials);
 	credentials_copy(plan, credentials);
 	hand_over_credentials(credentials);
 }
@@ -553,6 +558,7 @@ static void take_over(struct opened *directory, int into, const char *name, unsi
 		(broken ? warn : note)("%s/%s is left out: %s", inside, name, errno_name(error));
 		unlinkat(directory->base, name, type == DT_DIR ? AT_REMOVEDIR : 0);
 	}
+	directory->taken += result >= 0;
 	if (point >= 0)
 		close(point);
 	tree_close(&tree);
@@ -777,23 +783,77 @@ static struct promise promise(const char *place, const struct record *object, un
 		.flags = MS_NOSUID | (given & WORD_SOURCE_FLAGS_DEV ? 0 : MS_NODEV) | (ro ? MS_RDONLY : 0)};
 }
 
+/* The opened directory in which this is; NULL when there is none. */
+static struct opened *opened_around(struct opened **sorted, size_t count, const char *path) {
+	size_t low = 0, high = count, length = (size_t)(strrchr(path, '/') - path);
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		const char *inside = sorted[middle]->record->field[ARG_OPEN_INSIDE];
+		inside += !inside[1]; /* that of the root has no slash before its entries */
+		int order = strncmp(path, inside, length);
+		if (!order && inside[length])
+			order = -1;
+		if (!order)
+			return sorted[middle];
+		if (order < 0)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return NULL;
+}
+
+static int by_inside(const void *a, const void *b) {
+	const struct opened *one = *(struct opened *const *)a, *other = *(struct opened *const *)b;
+	return strcmp(one->record->field[ARG_OPEN_INSIDE], other->record->field[ARG_OPEN_INSIDE]);
+}
+
+/* Opened directories with entries taken over, each of which is a mount, too; sorted. Other mounts in them may cover
+ * these: all are counted. */
+static size_t filled_directories(const struct plan *plan, struct opened **sorted, const struct promise *promises, size_t promised) {
+	size_t count = 0;
+	struct opened *around;
+	for (size_t i = 0; i < plan->opened; i++)
+		if (opened[i].taken)
+			sorted[count++] = &opened[i];
+	qsort(sorted, count, sizeof *sorted, by_inside);
+	for (size_t i = 0; i < count; i++)
+		sorted[i]->made = sorted[i]->taken;
+	for (size_t i = 0; i < plan->opened; i++) {
+		const char *inside = opened[i].record->field[ARG_OPEN_INSIDE];
+		if (inside[1] && (opened[i].mounted || opened[i].overlay) && (around = opened_around(sorted, count, inside)))
+			around->made++;
+	}
+	for (size_t i = 0; i < promised; i++)
+		if (promises[i].place[1] && (around = opened_around(sorted, count, promises[i].place)))
+			around->made++;
+	return count;
+}
+
 enum { ROUNDS = 5 };
 
 /* A call that returned 0 is no proof: read back what the kernel shows. mount(2) has set no flags yet, and mounts can
- * come while we look: a round that finds nothing to change ends it. `whole`: there is nothing but what was promised. */
-static void hold(struct promise *promises, size_t count, bool whole) {
+ * come while we look: a round that finds nothing to change ends it. `whole`: there is nothing but what was promised,
+ * and entries of `filled` directories. */
+static void hold(struct promise *promises, size_t count, bool whole, struct opened **filled, size_t filled_count) {
 	qsort(promises, count, sizeof *promises, by_place);
 	bool changed = true;
 	for (unsigned round = 0; changed; round++) {
 		struct mount_table table;
 		changed = false;
+		for (size_t i = 0; i < filled_count; i++)
+			filled[i]->shown = 0;
 		if (mount_table_read(&table) < 0 || !table.count)
 			die("", errno, "reading mountinfo", "verify the mounts");
 		for (size_t i = 0; i < table.count; i++) {
 			const struct mount_entry *entry = &table.entries[i];
 			struct promise *promised = promise_for(promises, count, entry->point);
-			if (promised && !strcmp(promised->place, entry->point))
+			bool exactly = promised && !strcmp(promised->place, entry->point);
+			struct opened *around = entry->point[1] ? opened_around(filled, filled_count, entry->point) : NULL;
+			if (exactly)
 				promised->seen = true;
+			if (around)
+				around->shown++;
 			unsigned long missing = promised ? promised->flags & ~entry->flags : 0;
 			if ((promised ? !missing : !whole) || mount_hidden(&table, entry))
 				continue; /* what another mount covers, the payload cannot reach either */
@@ -816,6 +876,10 @@ static void hold(struct promise *promises, size_t count, bool whole) {
 	for (size_t i = 0; i < count; i++)
 		if (!promises[i].seen)
 			die_request(promises[i].request, promises[i].place, 0, "it is not among the mounts after all were made");
+	for (size_t i = 0; i < filled_count; i++)
+		if (filled[i]->shown < filled[i]->made)
+			die_request(small(filled[i]->record, ARG_OPEN_REQUEST), filled[i]->record->field[ARG_OPEN_INSIDE], 0,
+				"one of its entries is not among the mounts after all were made");
 }
 
 /* What is taken from the stages has their flags. */
@@ -833,7 +897,7 @@ static void hold_stages(const struct plan *plan) {
 			snprintf(place, size, "%s/s%zu", top, i);
 			promises[count++] = promise(place, objects[i].record, small(objects[i].record, ARG_SOURCE_REQUEST));
 		}
-	hold(promises, count, false);
+	hold(promises, count, false, NULL, 0);
 	for (size_t i = 0; i < count; i++)
 		release((void *)(uintptr_t)promises[i].place);
 	release(promises);
@@ -855,7 +919,9 @@ static void hold_root(const struct plan *plan) {
 		else if (record->id == OP_MOUNT_TMPFS)
 			promises[count++] = (struct promise){.place = record->field[ARG_MOUNT_TMPFS_INSIDE], .flags = MS_NOSUID | MS_NODEV};
 	}
-	hold(promises, count, true);
+	struct opened **filled = reserve(plan->opened, sizeof *filled);
+	hold(promises, count, true, filled, filled_directories(plan, filled, promises, count));
+	release(filled);
 	release(promises);
 }
 

@@ -160,7 +160,7 @@ static void each_descriptor(bool closing) {
 	DIR *dir = listing < 0 ? NULL : fdopendir(listing);
 	if (!dir)
 		die("", errno, "listing /proc/self/fd", "close inherited descriptors");
-	for (struct dirent *entry; (entry = readdir(dir));) {
+	for (struct dirent *entry; errno = 0, entry = readdir(dir);) {
 		int fd = atoi(entry->d_name);
 		bool keeps = fd <= 2 || fd == listing;
 		for (size_t i = 0; closing && i < kept_count; i++)
@@ -170,6 +170,8 @@ static void each_descriptor(bool closing) {
 		else if (!keeps)
 			fcntl(fd, F_SETFD, FD_CLOEXEC);
 	}
+	if (errno)
+		die("", errno, "readdir of /proc/self/fd", "close inherited descriptors");
 	closedir(dir);
 }
 

@@ -457,6 +457,8 @@ static bool hear(void) {
 	ssize_t got = recvmsg(news, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
+	if (got < 0 && errno == ECONNRESET) /* it ended with something of ours unread; what it said before is still there */
+		return true;
 	if (got < (ssize_t)sizeof kind) { /* the other end is closed: by exec, or by death */
 		unkeep(news);
 		close(news);
