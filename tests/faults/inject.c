@@ -6,9 +6,10 @@
  *   inject LOG NUMBER:FAULT COMMAND...                  every call of that number, in all processes
  *
  * FAULT is eERRNO (the call is not made and fails), rVALUE (it is not made and returns that), k (SIGKILL instead of
- * the call) or dMICROSECONDS (it is made later). In LOG stand, after the calls, one line "hit process index number"
- * per fault, "crash process signal" of whichever crashed, "ended STATUS" of the first one, negative for a signal, and
- * "alive process" for whatever lives two seconds longer; it is killed then.
+ * the call) or dMICROSECONDS (it is made later). In LOG stand "executed process" where the payload began
+ * to run, "hit process index number" per fault, "crash process signal" of whichever crashed, "ended process STATUS" of each, negative for a signal, and
+ * "alive process" for whatever lives seconds longer than the last of those that have to stay; it is killed then. That
+ * is the first process, unless it ended with 0: then it may have left the others to us, its parent.
  *
  * Processes are numbered as they are forked, from 0. Calls count from the first exec to the second one of each process:
  * what the payload does is left alone. strace counts per kind of call and cannot choose the process, so it never gets
@@ -42,7 +43,7 @@
 #ifndef PTRACE_EVENT_STOP
 #define PTRACE_EVENT_STOP 128
 #endif
-enum { MAX_PROCESSES = 16, SECONDS_OF_SURVIVORS = 2 };
+enum { MAX_PROCESSES = 16, SECONDS_OF_SURVIVORS = 4 }; /* the kernel needs milliseconds; other work may come between */
 
 struct info { /* of PTRACE_GET_SYSCALL_INFO, as far as it is used here */
 	uint8_t op, pad[3];
@@ -137,7 +138,8 @@ static void set_result(pid_t pid, long value) {
 }
 
 static void resume(struct process *process, int signal) {
-	bool watched = process->execs == 1;
+	/* Stops cost most of the time: whose calls are of no interest, or not any more, runs without them. */
+	bool watched = process->execs == 1 && (process->faked || (!fault.done && (fault.process < 0 || fault.process == process->number)));
 	need(ptrace(watched ? PTRACE_SYSCALL : PTRACE_CONT, process->pid, NULL, (void *)(long)signal), "going on");
 }
 
@@ -214,7 +216,8 @@ static void stopped(pid_t pid, int status) {
 		forked(process);
 		break;
 	case PTRACE_EVENT_EXEC:
-		process->execs++;
+		if (++process->execs == 2)
+			fprintf(log_file, "executed %d\n", process->number);
 		break;
 	case PTRACE_EVENT_STOP:
 		if (process->number < 0) { /* it waits for its number */
@@ -327,6 +330,7 @@ int main(int argc, char **argv) {
 	parse_fault(argv[2]);
 	sigaction(SIGALRM, &(struct sigaction){.sa_handler = ring}, NULL); /* interrupts the wait */
 	pid_t first = start(argv + 3);
+	bool handed_over = false;
 	int status;
 	for (;;) {
 		pid_t pid = waitpid(-1, &status, __WALL);
@@ -340,9 +344,13 @@ int main(int argc, char **argv) {
 			stopped(pid, status);
 			continue;
 		}
-		find(pid)->gone = true;
-		if (pid == first) {
-			fprintf(log_file, "ended %d\n", WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status));
+		struct process *ended = find(pid);
+		int result = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+		ended->gone = true;
+		fprintf(log_file, "ended %d %d\n", ended->number, result);
+		if (pid == first && !result)
+			handed_over = true;
+		else if (pid == first || (handed_over && ended->number == 1)) {
 			first_ended = now();
 			ring_every(100000);
 		}

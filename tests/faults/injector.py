@@ -37,12 +37,12 @@ def call_names() -> dict[int, str]:
 
 
 class Call:
-    """A system call of a start: the `index`-th of that process."""
+    """A system call of a start: the `index`-th of that process. `late`: after the payload's exec."""
 
-    __slots__ = ("process", "index", "number")
+    __slots__ = ("process", "index", "number", "late")
 
-    def __init__(self, process: int, index: int, number: int) -> None:
-        self.process, self.index, self.number = process, index, number
+    def __init__(self, process: int, index: int, number: int, late: bool = False) -> None:
+        self.process, self.index, self.number, self.late = process, index, number, late
 
 
 class Fault:
@@ -69,14 +69,17 @@ class Fault:
 class Outcome:
     """What came of a start. `status` is negative for a signal, None when its first process never ended."""
 
-    __slots__ = ("status", "out", "err", "hits", "calls", "hung", "crashes", "survivors", "seconds", "facts")
+    __slots__ = ("status", "ends", "out", "err", "hits", "calls", "hung", "crashes", "survivors", "seconds", "facts")
 
     def __init__(self, out: str, err: str, log: str, hung: bool, seconds: float) -> None:
         self.out, self.err, self.hung, self.seconds = out, err, hung, seconds
         self.facts = sorted(out.splitlines())  # the order of mounts depends on how they are made
         lines = [line.split() for line in log.splitlines()]
-        self.status = next((int(line[1]) for line in lines if line[0] == "ended"), None)
-        self.calls = [Call(*map(int, line)) for line in lines if line[0].isdigit()]
+        self.ends = {int(line[1]): int(line[2]) for line in lines if line[0] == "ended"}
+        self.status = self.ends.get(0)
+        executed = next((at for at, line in enumerate(lines) if line[0] == "executed"), len(lines))
+        self.calls = [Call(int(line[0]), int(line[1]), int(line[2]), at > executed)
+                      for at, line in enumerate(lines) if line[0].isdigit()]
         self.hits = sum(line[0] == "hit" for line in lines)
         self.crashes = sum(line[0] == "crash" for line in lines)
         self.survivors = sum(line[0] == "alive" for line in lines)
@@ -93,6 +96,7 @@ class Injector:
 
     def run(self, command: Sequence[str | Path], fault: Fault | None, descriptors: Sequence[int] = ()) -> Outcome:
         began = time.monotonic()
+        self.log.unlink(missing_ok=True)
         with subprocess.Popen([self.program, self.log, fault.argument() if fault else "-", *command],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               pass_fds=descriptors, env={}, cwd="/") as process:

@@ -2,6 +2,12 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
+import resource
+import shutil
+import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -9,10 +15,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from containers.front import Front
+from dunnage.plan import outcome as table
 from faults.injector import Call, Fault, Injector, Outcome, call_names
 from faults.targets import Host, Maker, Start
 
-DELAY_MICROSECONDS = 30_000
+MESSAGES = [name for name, *_ in table.MESSAGES]
+NUL = b"\0"
+DELAY_MICROSECONDS = 10_000  # a whole start takes less
 
 # Errors that a call can plausibly have, beside the ENOMEM of all others.
 ERRORS = {
@@ -40,19 +49,21 @@ NEVER_FAIL = ("exit", "exit_group", "rt_sigreturn", "restart_syscall", "umask", 
 HARDLY_FAIL = ("close", "rt_sigprocmask", "rt_sigaction", "rt_sigpending")
 
 CLEAR, IDENTICAL, ENDED, MISSED = "clear error", "identical", "ended", "not reached"
-WEAKER, SILENT, VAGUE, HANG, SIGNAL, SURVIVORS, RESIDUE, STATUS = (
-    "weaker", "silent", "vague", "hang", "signal", "survivors", "residue", "ran, wrong status")
-FAILURES = (WEAKER, SILENT, VAGUE, HANG, SIGNAL, SURVIVORS, RESIDUE, STATUS)
+WEAKER, SILENT, VAGUE, HANG, SIGNAL, SURVIVORS, RESIDUE, STATUS, RECEIPT = (
+    "weaker", "silent", "vague", "hang", "signal", "survivors", "residue", "ran, wrong status", "wrong receipt")
+FAILURES = (WEAKER, SILENT, VAGUE, HANG, SIGNAL, SURVIVORS, RESIDUE, STATUS, RECEIPT)
 
 
 class Bench:
     """One target in one place: its start, and what a start without faults gives."""
 
     def __init__(self, maker: Maker, host: Host, place: Path, front: Front, program: Path) -> None:
-        bound = place / "bound"
-        bound.mkdir(parents=True)
+        self.bound = place / "bound"
+        self.scratch = place / "scratch"
+        self.bound.mkdir(parents=True)
+        self.scratch.mkdir()
         self.host, self.place = host, place
-        self.start: Start = maker(host, bound, front)
+        self.start: Start = maker(host, place, front)
         self.injector = Injector(program, place / "log")
         clean = [self.run(None) for _ in range(3)]
         for each in clean:
@@ -63,15 +74,28 @@ class Bench:
 
     def run(self, fault: Fault | None) -> Outcome:
         self.host.drain()
-        return self.injector.run(self.start.command, fault, self.start.descriptors)
+        start = self.start
+        for path in start.receipts.iterdir() if start.receipts else ():
+            path.unlink()
+        if not start.controlled:
+            return self.injector.run(start.command, fault, start.descriptors)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                number = theirs.fileno()
+                outcome = self.injector.run([*start.command, "--control-fd", str(number)], fault,
+                                            [*start.descriptors, number])
+            told(outcome, ours)
+        return outcome
 
     def verdict(self, fault: Fault, outcome: Outcome) -> str:
-        made = self.start.bound / "made"
+        made = self.bound / "made"
         if made.exists() and fault.kind == "k":
             made.unlink()  # by the payload, which was killed before it removed the file again
-        if list(self.start.bound.iterdir()):
-            for path in self.start.bound.iterdir():
-                path.unlink()
+        left = [*self.bound.iterdir(), *self.scratch.iterdir()]
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if left:
             return RESIDUE
         if outcome.survivors:
             return SURVIVORS
@@ -84,6 +108,8 @@ class Bench:
             return SIGNAL
         if ran and outcome.facts != self.facts:
             return WEAKER
+        if self.start.receipts and not receipt_is_right(self.start.receipts, outcome, ran):
+            return RECEIPT
         if ran:
             return (IDENTICAL if outcome.hits else MISSED) if outcome.status == 0 else STATUS
         if not outcome.err:
@@ -94,7 +120,48 @@ class Bench:
         self.start.close()
 
 
+def told(outcome: Outcome, control: socket.socket) -> None:
+    """Puts what came over the control socket where a verb shows it: a failure on stderr, the payload's end as ours."""
+    ended = None
+    while message := control.recv(1 << 14):
+        kind, body = MESSAGES[int.from_bytes(message[:4], sys.byteorder)], message[4:]
+        if kind == "failed":
+            outcome.err += f"dunnage: {body[4:].split(NUL)[0].decode()}\n"
+        elif kind == "refused":
+            outcome.err += f"dunnage: cannot make namespaces: {body.split(NUL)[0].decode()}\n"
+        elif kind == "stale":
+            outcome.err += "dunnage: cannot start: the plan is stale\n"
+        elif kind == "ended":
+            ended = os.waitstatus_to_exitcode(int.from_bytes(body[:8], sys.byteorder))
+    init = outcome.ends.get(1)
+    if outcome.status == 0 and init is not None:
+        outcome.status = init if ended is None or init != 0 else ended
+
+
+def receipt_is_right(place: Path, outcome: Outcome, ran: bool) -> bool:
+    """It tells what was seen, or is missing and stderr says so; and nothing else is there."""
+    files = list(place.iterdir())
+    if not files:
+        # before the plan is read and the directory held, nobody knows of a receipt
+        return "cannot write the receipt" in outcome.err or not ran
+    if [path.name for path in files] != ["receipt.json"]:
+        return False
+    result = json.loads(files[0].read_text())["result"]
+    if ran:
+        return result["failure_class"] is None and result["exit_code"] == outcome.status
+    return result["failure_class"] is not None and str(result["message"]) in outcome.err
+
+
+def later_errors(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+    """Of those who stay while the payload runs: nothing that fails then should disturb it."""
+    return _errors((call for call in calls if call.late), names)
+
+
 def error_faults(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+    return _errors((call for call in calls if not call.late), names)
+
+
+def _errors(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
     found = []
     for call in calls:
         name = names.get(call.number, "")
@@ -124,8 +191,10 @@ def lies(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
     return [Fault(call, "r", 0) for call in calls if names.get(call.number) in TRUSTED]
 
 
-KINDS = {"errors": error_faults, "EINTR": interruptions, "ENOSYS": missing_features, "kills": kills, "delays": delays,
-         "lies": lies}
+KINDS = {
+    "errors": error_faults, "errors later": later_errors, "EINTR": interruptions, "ENOSYS": missing_features,
+    "kills": kills, "delays": delays, "lies": lies,
+}
 
 
 class Report:
@@ -135,7 +204,7 @@ class Report:
         self.target = target
         self.verdicts: dict[str, Counter[str]] = {}
         self.findings: list[str] = []
-        self.seconds = 0.0
+        self.seconds = self.processor = 0.0
 
     def points(self, kind: str) -> int:
         return sum(self.verdicts[kind].values())
@@ -160,11 +229,11 @@ def sweep(benches: Sequence[Bench], target: str, kinds: Iterable[str], sample: b
     """
     report = Report(target)
     names = call_names()
-    began = time.monotonic()
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     faults = []
     calls = benches[0].calls
     if sample:
-        calls = list({(call.process, call.number): call for call in reversed(calls)}.values())
+        calls = list({(call.process, call.number, call.late): call for call in reversed(calls)}.values())
     for kind in kinds:
         report.verdicts[kind] = Counter()
         faults += [(kind, fault) for fault in KINDS[kind](calls, names)]
@@ -189,7 +258,9 @@ def sweep(benches: Sequence[Bench], target: str, kinds: Iterable[str], sample: b
         thread.start()
     for thread in threads:
         thread.join()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     report.seconds = time.monotonic() - began
+    report.processor = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
     return report
 
 

@@ -13,13 +13,12 @@ from typing import Optional
 from containers.features import KEYCTL, LIBC
 from containers.front import Front
 from containers.launch import call_block, memory_file
-from containers.plans import Operation, operations
+from containers.plans import Operation, operation, operations
 from dunnage.plan import wire
 
 KEYCTL_GET_KEYRING_ID, SESSION_KEYRING = 0, -3
 IPC_PRIVATE, IPC_RMID = 0, 0
 NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time")
-WORDS = ["/bin/facts"]
 # One line: what cannot be done, and why; before the plan was read the launcher gives its own name.
 CLEAR = r"dunnage(-launch)?: cannot [^\n]+: [^\n]+\n"
 
@@ -29,7 +28,7 @@ class Host:
 
     def __init__(self, facts: Path, place: Path) -> None:
         self.image = place / "image"
-        for name in ("bin", "dev", "proc", "sys", "tmp", "var/tmp", "mnt", "etc", "home", "data"):
+        for name in ("bin", "dev", "proc", "sys", "tmp", "var/tmp", "mnt", "etc", "home", "data", "srv"):
             (self.image / name).mkdir(parents=True)
         for number in range(20):
             (self.image / "data" / f"n{number}").touch()
@@ -45,7 +44,8 @@ class Host:
         keyring = LIBC.syscall(KEYCTL[os.uname().machine], KEYCTL_GET_KEYRING_ID, SESSION_KEYRING, 0)
         self.memory = LIBC.shmget(IPC_PRIVATE, 4096, 0o600)
         self.secret = os.open(place / "secret", os.O_RDWR | os.O_CREAT, 0o600)
-        self.words = [*WORDS, name, str(keyring), *(os.readlink(f"/proc/self/ns/{kind}") for kind in NAMESPACES)]
+        namespaces = [os.readlink(f"/proc/self/ns/{kind}") for kind in NAMESPACES]
+        self.words = ["/bin/facts", name, str(keyring), *namespaces]
 
     def drain(self) -> None:
         """Take what payloads without Landlock left in the queue."""
@@ -62,11 +62,18 @@ class Host:
 
 
 class Start:
-    """A command that can be run again and again, and what it may write to."""
+    """A command that can be run again and again.
 
-    def __init__(self, command: Sequence[str], descriptors: Sequence[int], bound: Path, clear: str) -> None:
-        self.command, self.descriptors, self.bound = command, descriptors, bound
-        self.clear = re.compile(clear)  # what a clear error looks like
+    clear       what a clear error looks like
+    receipts    directory that has nothing but a receipt in it afterwards; None when there is none to be written
+    controlled  the launcher tells what happens over a socket, and leaves init to its parent, as for the API
+    """
+
+    def __init__(self, command: Sequence[str], descriptors: Sequence[int], clear: str, receipts: Path | None = None, *,
+                 controlled: bool = False) -> None:
+        self.command, self.descriptors, self.receipts = command, descriptors, receipts
+        self.clear = re.compile(clear)
+        self.controlled = controlled
 
     def close(self) -> None:
         for descriptor in self.descriptors[1:]:
@@ -76,33 +83,43 @@ class Start:
 Maker = Callable[[Host, Path, Front], Start]
 
 
-def strict(plan: Sequence[Operation]) -> list[Operation]:
-    """The same, where nothing that was asked for may be missing, and where nobody plans anew: no front."""
+def strict(plan: Sequence[Operation], scratch: Path) -> list[Operation]:
+    """The same, where nothing that was asked for may be missing, and where nobody plans anew: no front.
+
+    The scratch is mounted on `scratch`, which stays empty, or something was left on the host.
+    """
     made = [(*each[:-1], b"fatal") if each[-1] == b"quiet" and each[0] != b"workdir" else each
-            for each in plan if each[0] not in (b"front", b"terminal-filter", b"landlock-scope")]
-    at = next(number for number, each in enumerate(made) if each[0] == b"enter") + 1
+            for each in plan if each[0] not in (b"front", b"terminal-filter", b"landlock-scope", b"scratch-place")]
+    names = [each[0] for each in made]
+    place, at = names.index(b"scratch"), names.index(b"enter") + 1
     protections = operations("landlock-scope abstract,signal fatal\nterminal-filter fatal")
-    return [*made[:at], *protections, *made[at:]]
+    return [*made[:place], operation("scratch-place", scratch), *made[place:at], *protections, *made[at:]]
 
 
-def launcher(*words: str, bind: str = "/mnt") -> Maker:
+def launcher(*words: str, inside: str = "/mnt", receipt: bool = False, controlled: bool = False) -> Maker:
     """dunnage-launch with the plan of this command line."""
-    def make(host: Host, bound: Path, front: Front) -> Start:
-        text = front("explain", "--plan", *words, "--bind", f"{bound}:{bind}", host.image, *host.words).well().out
+    def make(host: Host, place: Path, front: Front) -> Start:
+        options = [*words, "--bind", f"{place}/bound:{inside}"]
+        receipts = place / "receipts" if receipt else None
+        if receipts:
+            (place / "token").write_text("a token\n")
+            receipts.mkdir()
+            options += ["--receipt", f"{receipts}/receipt.json", "--credential", f"TOKEN={place}/token"]
+        text = front("explain", "--plan", *options, host.image, *host.words).well().out
         call = call_block(environment={"KEPT": "1", "SECRET": "1"})
-        files = [memory_file(wire.encode(strict(wire.parse(text)))), memory_file(call)]
+        files = [memory_file(wire.encode(strict(wire.parse(text), place / "scratch"))), memory_file(call)]
         program = str(front.path.parent / "dunnage-launch")
         command = [program, "--plan-fd", str(files[0]), "--call-fd", str(files[1])]
-        return Start(command, [host.secret, *files], bound, CLEAR)
+        return Start(command, [host.secret, *files], CLEAR, receipts, controlled=controlled)
 
     return make
 
 
-def bubblewrap(host: Host, bound: Path, front: Front) -> Start:
+def bubblewrap(host: Host, place: Path, front: Front) -> Start:
     command = ["/usr/bin/bwrap", "--ro-bind", str(host.image), "/", "--dev", "/dev", "--proc", "/proc",
-               "--tmpfs", "/tmp", "--bind", str(bound), "/mnt", "--unshare-all", "--die-with-parent", "--new-session",
-               "--clearenv", *host.words]
-    return Start(command, [host.secret], bound, r"bwrap: .+\n")
+               "--tmpfs", "/tmp", "--bind", f"{place}/bound", "/mnt", "--unshare-all", "--die-with-parent",
+               "--new-session", "--clearenv", *host.words]
+    return Start(command, [host.secret], r"bwrap: .+\n")
 
 
 def missing(maker: Maker) -> Optional[str]:
@@ -112,10 +129,13 @@ def missing(maker: Maker) -> Optional[str]:
 
 
 CONTAINED = ["--contain", "--ipc", "--no-home", "--cwd", "/"]
+LIMITS = ["--wall-time", "1000", "--cpu-time", "1000"]
 TARGETS: dict[str, Maker] = {
     "contained": launcher("exec", "--containall", *CONTAINED),
+    "payload": launcher("payload", *LIMITS, receipt=True),
+    "api": launcher("payload", *LIMITS, controlled=True),
     "classic": launcher("exec", "--containall", *CONTAINED, "--mount-api", "classic"),
-    "binds": launcher("exec", "--pid", *CONTAINED, "--underlay", bind="/data/deep/in"),
-    "overlay": launcher("exec", *CONTAINED, "--underlay-strategy", "overlay", bind="/data/deep/in"),
+    "binds": launcher("exec", "--pid", *CONTAINED, "--underlay", inside="/data/deep/in"),
+    "overlay": launcher("exec", *CONTAINED, "--underlay-strategy", "overlay", inside="/data/deep/in"),
     "bubblewrap": bubblewrap,
 }

@@ -75,7 +75,8 @@ def test_whole_sweep(target: str, tools: tuple[Path, Path], tmp_path: Path, dunn
     with benches(target, tools, tmp_path, dunnage) as made:
         report = sweep(made, target, KINDS)
     with capfd.disabled():
-        print(f"\n\n{target}: {len(made[0].calls)} calls, {report.seconds:.0f} s, {os.cpu_count()} processors\n")
+        print(f"\n\n{target}: {len(made[0].calls)} calls; {report.seconds:.0f} s, {report.processor:.0f} s of a "
+              f"processor's time; {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
         print(f"{Report.head()}\n{report.table()}")
         if target in PEERS:
             print("\n".join(report.findings))
