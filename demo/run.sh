@@ -143,7 +143,7 @@ lay_out_site() {
 	echo '4711 collisions of run 42' > "$base/storage/cache/run42.events"
 	echo 'release 25.0.1' > "$base/cvmfs/atlas.cern.ch/repo/sw/release"
 	cp "$tree/demo/job.sh" "$base/job/job.sh"
-	cp "$tree/demo/tour.sh" "$base/tour.sh"
+	cp "$tree/demo/tour.sh" "$tree/demo/spy.sh" "$tree/demo/told.py" "$base/"
 	if [ -n "$as_user" ]; then chown -R "$user:" "$base/job"; fi
 }
 

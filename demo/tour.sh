@@ -71,6 +71,33 @@ title 'What was mounted for that (without the rest of what explain knows)'
 printf '%s$ %s | sed -n "/^[/]/,/^created/p"%s\n' "$bold" "$(command_line dunnage explain exec "$@" true)" "$plain"
 dunnage explain exec "$@" true | sed -n '/^[/]/,/^created/p'
 
+title 'A pilot with a token in its environment, an open proxy file and two hostile jobs: by exec they see everything'
+try cd "$base/job"
+mkdir -p bob eve
+cp "$base/spy.sh" bob/
+cp "$base/spy.sh" eve/
+printf '  the pilot'"'"'s open proxy      -----BEGIN CERTIFICATE-----\n' > proxy
+export TOKEN=s3cret
+printf '%s$ exec 7< proxy; export TOKEN=s3cret%s\n' "$bold" "$plain"
+exec 7< proxy
+try dunnage exec -B bob:/srv --pwd /srv "$image" ./spy.sh bob $$
+rm -f /tmp/demo-bob
+exec 7< proxy
+
+title 'The same jobs as payloads, side by side'
+for name in bob eve; do
+	try dunnage payload --job "$name" --receipt "$name.json" --wall-time 1m "$image" -- ./spy.sh "$name" $$ > "$name.out" 2>&1 &
+	eval "$name=$!"
+done
+# shellcheck disable=SC2154
+wait "$bob" && wait "$eve"
+cat bob.out eve.out
+exec 7<&-
+unset TOKEN
+
+title 'What the receipt tells of eve'
+try python3 "$base/told.py" eve.json
+
 if [ "$image" != / ]; then
 	title 'The image afterwards'
 	if [ "$(fingerprint)" = "$before" ]; then

@@ -44,6 +44,12 @@ def test_demo_works_offline_twice_and_cleans_up(tree: Path, tmp_path: Path) -> N
         assert "as it should be" in done.stdout
         assert "\x1b" not in done.stdout, "colours only on a terminal"
         assert "created on the host: nothing" in done.stdout
+        shared, closed = done.stdout.split("The same jobs as payloads")
+        assert "I could kill it" in shared and "token           s3cret" in shared and "BEGIN CERTIFICATE" in shared
+        closed = closed.partition("The image afterwards")[0]
+        assert closed.count("not there") == 6 and "s3cret" not in closed
+        assert "files in /tmp               demo-bob\n" in closed and "demo-eve\n" in closed
+        assert "cause itself  exit code 0" in closed
     next_command = done.stdout.split("\nNext, ")[1].split("\n")[1]
     again = subprocess.run(
         ["sh", "-c", next_command], input="cat /cvmfs/atlas.cern.ch/repo/sw/release\n", capture_output=True, text=True,
