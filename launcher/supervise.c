@@ -454,7 +454,10 @@ static bool hear(void) {
 	struct iovec piece = {message, sizeof message - 1};
 	struct msghdr header = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
 	uint32_t kind;
-	ssize_t got = recvmsg(news, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t got;
+	do /* reset: it ended without reading what we had sent; what it had said comes next */
+		got = recvmsg(news, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	while (got < 0 && errno == ECONNRESET);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
 	if (got < 0 && errno == ECONNRESET) /* it ended with something of ours unread; what it said before is still there */
