@@ -112,6 +112,22 @@ def test_pilot_writes_the_receipt_where_the_launcher_was_killed(plain: dunnage.P
     assert (receipt.failure_class, receipt.signal) == ("killed", 9)
 
 
+def test_what_is_told_many_times_is_reported_all_the_same(plain: dunnage.Payload, tmp_path: Path) -> None:
+    """Init ends with orders in its socket that it has not read; what it said before must not be lost."""
+    file = tmp_path / "receipt"
+    for _ in range(15):
+        with dunnage.Popen(plain, ["sleep", "1000"], receipt=file) as process:
+            init = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+            os.kill(init, signal.SIGSTOP)
+            assert pilots.until(lambda: Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[0] == "T")  # noqa: B023
+            for _ in range(20):
+                process.kill()
+            os.kill(init, signal.SIGCONT)
+            assert process.wait(60) == -9
+        receipt = dunnage.Receipt.from_json(file.read_text())
+        assert (receipt.signal, receipt.leftovers, receipt.cause) == (9, 0, "told")
+
+
 @pytest.mark.parametrize("limits, cause", [
     (dunnage.Limits(wall_time=0.3, grace=0), "wall-time"), (dunnage.Limits(cpu_time=1, grace=0), "cpu-time")])
 def test_limits_are_told(plain: dunnage.Payload, limits: dunnage.Limits, cause: str) -> None:

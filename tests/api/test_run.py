@@ -180,6 +180,18 @@ def test_payload_that_nobody_holds_is_killed(plain: dunnage.Payload) -> None:
     assert not pilots.marked("4711.1")
 
 
+def test_payload_that_may_outlive_its_pilot_outlives_its_object(plain: dunnage.Payload) -> None:
+    mark = f"4711.{os.getpid()}"
+    process = dunnage.Popen(plain, ["sleep", mark], die_with_caller=False)
+    pid = process.pid
+    del process
+    try:
+        assert pilots.alive(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 @pytest.mark.parametrize("command, kind", [
     (["no-such-program"], dunnage.ImageError), (["/etc/hostname"], dunnage.ImageError), (["/"], dunnage.ImageError)])
 def test_command_that_cannot_run_raises_at_once(

@@ -6,8 +6,10 @@ children (SIGCHLD ignored, a handler of its own, waitpid(-1) elsewhere), nor by 
 """
 from __future__ import annotations
 
+import _warnings
 import os
 import select
+import sys
 import time
 
 from dunnage.api.course import Course, Garbled
@@ -35,7 +37,7 @@ PIPE, STDOUT, DEVNULL = -1, -2, -3  # as in subprocess
 SIGKILL, SIGTERM = 9, 15
 # HUP INT QUIT USR1 USR2 ALRM TERM CONT TSTP WINCH: what goes on to the payload
 FORWARDED = frozenset((1, 2, 3, 10, 12, 14, SIGTERM, 18, 20, 28))
-_getpid = os.getpid  # `os` may be gone when the interpreter ends
+_getpid, _is_finalizing = os.getpid, sys.is_finalizing  # the modules may be gone when the interpreter ends
 PATIENCE = 10.0  # seconds for our own processes to end everything when told; then SIGKILL does
 
 
@@ -361,13 +363,12 @@ class Launched:
             raise ChildProcessError("this payload belongs to the process that started it, not to a fork of that")
 
     def _abandon(self) -> None:
-        """Nobody holds it any more."""
+        """Nobody holds it any more. At the end of the pilot's interpreter it is left to those who look after that."""
         if not self._course.executed or self.returncode is not None or _getpid() != self._owner:
             return
-        import warnings
-
-        warnings.warn(f"payload {self.pid} is killed, since nobody holds it any more", ResourceWarning, stacklevel=3,
-                      source=self)
+        if _is_finalizing() or not self.payload.die_with_caller:
+            return
+        _warnings.warn(f"payload {self.pid} is killed, since nobody holds it any more", ResourceWarning, 3, self)
         self.kill()
         until = time.monotonic() + 2
         while self.returncode is None and time.monotonic() < until:
