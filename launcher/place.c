@@ -696,13 +696,88 @@ static void make(const struct record *record) {
 	close(parent);
 }
 
+/* ---- what was promised ---- */
+
+struct promise { /* flags, of mount(2), that mounts at and below a path must have */
+	const char *place;
+	unsigned long flags;
+	unsigned request;
+	bool seen;
+};
+
+static int by_place(const void *a, const void *b) {
+	return strcmp(((const struct promise *)a)->place, ((const struct promise *)b)->place);
+}
+
+static struct promise *promise_for(struct promise *promises, size_t count, const char *path) {
+	char above[PATH_MAX];
+	size_t length = strlen(path);
+	if (length >= sizeof above)
+		return NULL;
+	memcpy(above, path, length + 1);
+	for (;;) {
+		struct promise wanted = {.place = *above ? above : "/"};
+		struct promise *found = bsearch(&wanted, promises, count, sizeof *promises, by_place);
+		if (found || !*above)
+			return found;
+		*strrchr(above, '/') = 0;
+	}
+}
+
+static struct promise promise(const char *place, const struct record *object, unsigned request) {
+	unsigned given = object->id == OP_SOURCE ? words(object, ARG_SOURCE_FLAGS) : 0;
+	bool ro = object->id == OP_GENERATED || object->id == OP_CREDENTIALS || given & WORD_SOURCE_FLAGS_RO;
+	return (struct promise){.place = place, .request = request,
+		.flags = MS_NOSUID | (given & WORD_SOURCE_FLAGS_DEV ? 0 : MS_NODEV) | (ro ? MS_RDONLY : 0)};
+}
+
+/* Sorted. */
+static struct promise *of_root(const struct plan *plan, size_t *count) {
+	struct promise *promises = reserve(plan->count + 1, sizeof *promises);
+	size_t made = 0;
+	promises[made++] = (struct promise){.place = "/", .flags = MS_RDONLY | MS_NOSUID | MS_NODEV};
+	for (size_t i = 0; i < plan->count; i++) {
+		const struct record *record = &plan->records[i];
+		if (record->id == OP_ATTACH)
+			promises[made++] = promise(record->field[ARG_ATTACH_INSIDE],
+				objects[small(record, ARG_ATTACH_OBJECT)].record, small(record, ARG_ATTACH_REQUEST));
+		else if (record->id == OP_MOUNT_PROC || record->id == OP_MOUNT_MQUEUE)
+			promises[made++] = (struct promise){.place = record->field[0], .flags = MS_NOSUID | MS_NODEV};
+		else if (record->id == OP_MOUNT_DEVPTS)
+			promises[made++] = (struct promise){.place = record->field[0], .flags = MS_NOSUID};
+		else if (record->id == OP_MOUNT_TMPFS)
+			promises[made++] = (struct promise){.place = record->field[ARG_MOUNT_TMPFS_INSIDE], .flags = MS_NOSUID | MS_NODEV};
+	}
+	qsort(promises, made, sizeof *promises, by_place);
+	*count = made;
+	return promises;
+}
+
+/* ---- points on the host ---- */
+
+/* What mount(2) mounted is not read-only yet. */
+static void expect_writable(const struct plan *plan, const char *inside, unsigned request) {
+	static struct promise *promises;
+	static size_t count;
+	char above[PATH_MAX];
+	if (!promises)
+		promises = of_root(plan, &count);
+	snprintf(above, sizeof above, "%s", inside);
+	*strrchr(above, '/') = 0;
+	const struct promise *promised = promise_for(promises, count, above);
+	if (!promised || promised->flags & MS_RDONLY)
+		die_request(request, inside, EROFS, "mkdirat or mknodat of its mount point in the writable bind");
+}
+
 /* The only thing ever created outside the scratch. Never followed, never replaced. */
-static void make_on_host(const struct record *record) {
+static void make_on_host(const struct plan *plan, const struct record *record) {
 	const char *name, *inside = record->field[1];
 	unsigned request = small(record, 0);
 	struct stat found;
 	bool dir = record->id == OP_HOST_DIR;
 	int parent = parent_of(inside, &name, false, request);
+	if (classic)
+		expect_writable(plan, inside, request);
 	int result = dir ? mkdirat(parent, name, 0755) : mknodat(parent, name, S_IFREG | 0644, 0);
 	if (result < 0 && errno != EEXIST)
 		die_request(request, inside, errno, "mkdirat or mknodat of its mount point in the writable bind");
@@ -748,40 +823,7 @@ static void mount_tmpfs(const struct record *record) {
 	close(top);
 }
 
-/* ---- what was promised ---- */
-
-struct promise { /* flags, of mount(2), that mounts at and below a path must have */
-	const char *place;
-	unsigned long flags;
-	unsigned request;
-	bool seen;
-};
-
-static int by_place(const void *a, const void *b) {
-	return strcmp(((const struct promise *)a)->place, ((const struct promise *)b)->place);
-}
-
-static struct promise *promise_for(struct promise *promises, size_t count, const char *path) {
-	char above[PATH_MAX];
-	size_t length = strlen(path);
-	if (length >= sizeof above)
-		return NULL;
-	memcpy(above, path, length + 1);
-	for (;;) {
-		struct promise wanted = {.place = *above ? above : "/"};
-		struct promise *found = bsearch(&wanted, promises, count, sizeof *promises, by_place);
-		if (found || !*above)
-			return found;
-		*strrchr(above, '/') = 0;
-	}
-}
-
-static struct promise promise(const char *place, const struct record *object, unsigned request) {
-	unsigned given = object->id == OP_SOURCE ? words(object, ARG_SOURCE_FLAGS) : 0;
-	bool ro = object->id == OP_GENERATED || object->id == OP_CREDENTIALS || given & WORD_SOURCE_FLAGS_RO;
-	return (struct promise){.place = place, .request = request,
-		.flags = MS_NOSUID | (given & WORD_SOURCE_FLAGS_DEV ? 0 : MS_NODEV) | (ro ? MS_RDONLY : 0)};
-}
+/* ---- keeping what was promised ---- */
 
 /* The opened directory in which this is; NULL when there is none. */
 static struct opened *opened_around(struct opened **sorted, size_t count, const char *path) {
@@ -836,7 +878,6 @@ enum { ROUNDS = 5 };
  * come while we look: a round that finds nothing to change ends it. `whole`: there is nothing but what was promised,
  * and entries of `filled` directories. */
 static void hold(struct promise *promises, size_t count, bool whole, struct opened **filled, size_t filled_count) {
-	qsort(promises, count, sizeof *promises, by_place);
 	bool changed = true;
 	for (unsigned round = 0; changed; round++) {
 		struct mount_table table;
@@ -897,6 +938,7 @@ static void hold_stages(const struct plan *plan) {
 			snprintf(place, size, "%s/s%zu", top, i);
 			promises[count++] = promise(place, objects[i].record, small(objects[i].record, ARG_SOURCE_REQUEST));
 		}
+	qsort(promises, count, sizeof *promises, by_place);
 	hold(promises, count, false, NULL, 0);
 	for (size_t i = 0; i < count; i++)
 		release((void *)(uintptr_t)promises[i].place);
@@ -904,21 +946,8 @@ static void hold_stages(const struct plan *plan) {
 }
 
 static void hold_root(const struct plan *plan) {
-	struct promise *promises = reserve(plan->count + 1, sizeof *promises);
-	size_t count = 0;
-	promises[count++] = (struct promise){.place = "/", .flags = MS_RDONLY | MS_NOSUID | MS_NODEV};
-	for (size_t i = 0; i < plan->count; i++) {
-		const struct record *record = &plan->records[i];
-		if (record->id == OP_ATTACH)
-			promises[count++] = promise(record->field[ARG_ATTACH_INSIDE],
-				objects[small(record, ARG_ATTACH_OBJECT)].record, small(record, ARG_ATTACH_REQUEST));
-		else if (record->id == OP_MOUNT_PROC || record->id == OP_MOUNT_MQUEUE)
-			promises[count++] = (struct promise){.place = record->field[0], .flags = MS_NOSUID | MS_NODEV};
-		else if (record->id == OP_MOUNT_DEVPTS)
-			promises[count++] = (struct promise){.place = record->field[0], .flags = MS_NOSUID};
-		else if (record->id == OP_MOUNT_TMPFS)
-			promises[count++] = (struct promise){.place = record->field[ARG_MOUNT_TMPFS_INSIDE], .flags = MS_NOSUID | MS_NODEV};
-	}
+	size_t count;
+	struct promise *promises = of_root(plan, &count);
 	struct opened **filled = reserve(plan->opened, sizeof *filled);
 	hold(promises, count, true, filled, filled_directories(plan, filled, promises, count));
 	release(filled);
@@ -960,7 +989,7 @@ void root_assemble(const struct plan *plan) {
 		case OP_SEAL: seal(record); break;
 		case OP_ATTACH: attach(record); break;
 		case OP_MAKE_DIR: case OP_MAKE_FILE: case OP_MAKE_LINK: make(record); break;
-		case OP_HOST_DIR: case OP_HOST_FILE: make_on_host(record); break;
+		case OP_HOST_DIR: case OP_HOST_FILE: make_on_host(plan, record); break;
 		case OP_MOUNT_PROC:
 			mount_kernel(record, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, record->field[0]); break;
 		case OP_MOUNT_MQUEUE:

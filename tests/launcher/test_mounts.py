@@ -497,18 +497,23 @@ def test_point_is_never_made_through_a_link(run: Run, host: Path, way: str, link
         assert tree_of(host) == before
 
 
-@pytest.mark.requirement("UND-196")
+@pytest.mark.requirement("UND-196", "UND-190", "UND-202")
 @pytest.mark.parametrize("what", ["host-dir", "host-file"])
-def test_point_that_cannot_be_made_in_the_bind(run: Run, host: Path, what: str) -> None:
-    for place, why in ("/mnt/new", "EACCES"), ("/etc/new", "EROFS"), ("/opt/y/new", "ENOTDIR"), ("/opt/none/new",
-                                                                                                 "ENOENT"):
-        done = run("echo started", objects=[source(1, host / "dir"), source(2, "/usr")],
-                   placing=f"attach 1 dir '' 0 /opt\nattach 2 dir '' 0 /mnt\n{what} 0 {place}")
+def test_point_that_cannot_be_made_in_the_bind(run: Run, host: Path, way: str, what: str) -> None:
+    """Nor where it could be only because mount(2) makes nothing read-only at first."""
+    (host / "ro/in").mkdir(parents=True)
+    before = tree_of(host), tree_of(run.image)
+    binds = "attach 1 dir '' 0 /opt\nattach 2 dir '' 0 /mnt\nattach 3 dir '' 0 /home\n"
+    for place, why in (("/mnt/new", "EACCES"), ("/etc/new", "EROFS"), ("/home/new", "EROFS"), ("/home/in/new", "EROFS"),
+                       ("/opt/y/new", "ENOTDIR"), ("/opt/none/new", "ENOENT")):
+        done = run("echo started", objects=[source(1, host / "dir"), source(2, "/usr"), source(3, host / "ro", "ro")],
+                   placing=f"{binds}{what} 0 {place}", mechanism=way)
         done.refused(f"cannot mount {place}: {why}")
     kind = "/opt/y" if what == "host-dir" else "/opt/sub"
-    run("echo started", objects=[source(1, host / "dir")],
+    run("echo started", objects=[source(1, host / "dir")], mechanism=way,
         placing=f"attach 1 dir '' 0 /opt\n{what} 0 {kind}").refused(f"cannot mount {kind}: something of another kind "
                                                                     "appeared where its mount point belongs")
+    assert (tree_of(host), tree_of(run.image)) == before
 
 
 # ---- kernel file systems ----
