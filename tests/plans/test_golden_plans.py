@@ -19,6 +19,7 @@ from dunnage.plan.check import check
 from dunnage.plan.mounts import Mount, Underlay
 from dunnage.plan.underlay import Placement, place
 from dunnage.plan.wire import describe, parse
+from unit.composing import Machine
 from unit.memory_tree import MemoryTree
 from unit.planning import TOP, bind, case_bind, fixture, image_of, whole
 
@@ -92,3 +93,24 @@ def test_plan_is_the_one_that_was_reviewed(file: Path) -> None:
 
 def test_there_are_plans() -> None:
     assert len(FILES) >= 8
+
+
+PAYLOADS = sorted(Path(__file__).parent.glob("*.payload"))
+
+
+@pytest.mark.requirement("ISO-31", "UND-352")
+@pytest.mark.parametrize("file", PAYLOADS, ids=lambda file: file.stem)
+def test_payload_is_the_one_that_was_reviewed(file: Path) -> None:
+    """Whole plans: the head is the command line, of a machine in memory."""
+    stored = file.read_text(encoding="utf-8")
+    head = stored.split("\n\n")[0].rstrip("\n")
+    line = " ".join(text[2:].strip() for text in head.splitlines() if text.startswith("#:"))
+    machine = Machine()
+    machine.host.file(b"/data/in/proxy")
+    machine.front = b""
+    composition = machine.compose(line)
+    made = f"{head}\n\n{describe(composition.operations)}"
+    if "UPDATE_PLANS" in os.environ:
+        file.write_text(made, encoding="utf-8")
+    assert made == stored
+    assert parse(stored) == composition.operations

@@ -47,12 +47,13 @@ class Wanted:
     bound        destinations of the user's binds, for nested calls (CLI-67)
     directories  host directories that are missing at or below -W and must be made first, with their modes (CLI-81);
                  their paths are link-free as far as they exist
+    strict       of a payload: what is not asked for is not shared, and what nobody named is read-only
     warnings, notes  for the default and for the verbose level
     """
 
     __slots__ = (
         "mounts", "home", "bound", "directories", "warnings", "notes", "contained", "_facts", "_host", "_private",
-        "_strict",
+        "strict",
     )
 
     def __init__(self, facts: HostFacts, host: Host, contained: bool, private: bool, strictly: bool = False) -> None:
@@ -66,7 +67,7 @@ class Wanted:
         self._facts = facts
         self._host = host
         self._private = private  # the site's "mount slave = no"
-        self._strict = strictly
+        self.strict = strictly
 
     def bind(
         self, source: bytes, destination: bytes, layer: int, text: bytes, *, rank: int = 0, explicit: bool = False,
@@ -82,7 +83,7 @@ class Wanted:
         mount = Mount(
             destination, "host", kind, path=path, writable=writable, layer=layer, rank=rank, explicit=explicit,
             text=text, device=place == b"/dev" or place.startswith(b"/dev/"),
-            private=self._private or (self._strict and strict.private(self._facts, path)), trigger=trigger,
+            private=self._private or (self.strict and strict.private(self._facts, path)), trigger=trigger,
             dev=device, ino=inode,
         )
         self.mounts.append(mount)
@@ -292,7 +293,7 @@ def _site_binds(wanted: Wanted, policy: SitePolicy, left_out: set[bytes]) -> Non
     for source, destination, text in policy.bind_path:
         if destination in left_out or (wanted.contained and destination not in (b"/etc/hosts", b"/etc/localtime")):
             continue
-        wanted.default(destination, HOSTFS, source, text=b"%s (%s)" % (destination, text))
+        wanted.default(destination, HOSTFS, source, writable=not wanted.strict, text=b"%s (%s)" % (destination, text))
 
 
 def _home(
