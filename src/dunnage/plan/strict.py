@@ -5,6 +5,7 @@ A payload is composed as a very contained exec. Here is what a contained exec do
 from __future__ import annotations
 
 from dunnage.errors import POLICY, DunnageError
+from dunnage.image.directory import MAX_LINKS, is_link
 from dunnage.messages import errno_name, escape
 from dunnage.plan.environment import clean_path
 from dunnage.plan.mounts import DEV, HOME, USER, Mount
@@ -95,6 +96,33 @@ def job(wanted: Wanted, options: Options, facts: HostFacts, session: int) -> Non
         raise _unusable(text, f"ENOTDIR, {escape(source)} is not a directory", "name a directory")
 
 
+def refuse_own_links(facts: HostFacts, host: Host, path: bytes, text: bytes) -> None:
+    """DunnageError naming a link on the way to `path` that a payload of this user may have left there (ATK-40)."""
+    left, done, links = path.split(b"/")[::-1], [b""], 0
+    while left and links <= MAX_LINKS:
+        part = left.pop()
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            del done[max(1, len(done) - 1):]
+            continue
+        here = b"/".join((*done, part))
+        found = host.lstat(here)
+        if found is None:
+            return
+        if not is_link(found):
+            done.append(part)
+            continue
+        if found.st_uid == facts.uid != 0:
+            why = f"ELOOP, {escape(here)} is a symbolic link of yours, and an earlier payload could have left it"
+            raise _unusable(text, why, f"name what it leads to, see `ls -l {escape(here)}`")
+        links += 1
+        target = host.readlink(here)
+        if target.startswith(b"/"):
+            del done[1:]
+        left += target.split(b"/")[::-1]
+
+
 def devices(wanted: Wanted, options: Options, facts: HostFacts, host: Host) -> None:
     if facts.console:  # where ttyname(3) looks for a terminal whose own devpts is not there
         wanted.default(b"/dev/console", DEV, facts.console)
@@ -122,8 +150,9 @@ def credentials(wanted: Wanted, options: Options, facts: HostFacts, host: Host) 
         if any(name == other for other, _, _ in files):
             raise _unusable(text, f"{escape(name)} is named twice", "leave one of them out")
         try:
-            kind = host.locate(path)[1]
             above, _, last = path.rpartition(b"/")
+            now, kind = host.locate(path)[:2]
+            kept_in = host.locate(above or b"/")[0]
             if b".." in path.split(b"/"):  # of the file itself the launcher follows links anew each time
                 path = host.locate(above or b"/")[0].rstrip(b"/") + b"/" + last
         except OSError as error:
@@ -131,6 +160,12 @@ def credentials(wanted: Wanted, options: Options, facts: HostFacts, host: Host) 
             raise _unusable(text, why, "give a file that exists at the start; it may be replaced afterwards") from None
         if kind != "file" or last in (b"", b".", b".."):
             raise _unusable(text, "it is a directory", "name a file")
+        for mount in wanted.mounts:
+            if mount.origin != "host" or mount.kind != "dir" or not mount.writable:
+                continue
+            if _below(now, mount.path) or _below(kept_in, mount.path):
+                why = f"the payload can write to {escape(mount.path)}, and could put a link in its place"
+                raise _unusable(text, why, "keep it outside of what the payload gets")
         files.append((name, clean_path(path), text))
     if files:
         wanted.mounts.append(Mount(
@@ -157,6 +192,10 @@ def receipt_place(options: Options, facts: HostFacts, host: Host) -> tuple[bytes
     if not host.writable(directory):
         raise _unusable(text, f"EACCES, you cannot create files in {escape(directory)}", "name a file where you can")
     return directory, name
+
+
+def _below(path: bytes, top: bytes) -> bool:
+    return (path + b"/").startswith(top.rstrip(b"/") + b"/")
 
 
 def refuse_skipped(placement: Placement) -> None:
