@@ -60,3 +60,19 @@ def test_magic_links_are_no_source(mode: Ours, arena: Path, tmp_path: Path) -> N
     leave(mode, arena, work, {"x": "/proc/1/root"})
     done = mode(arena, "/bin/payload", "ls", "/mnt", options=["-B", f"{work}/x:/mnt"])
     assert done.status == 255 and not done.out
+
+
+@pytest.mark.requirement("ATK-40", "ISO-17", "HRD-20")
+@pytest.mark.parametrize("how", ["--job", "-B", "below"])
+def test_link_that_a_payload_may_have_left_is_no_source(modes: dict[str, Ours], arena: Path, tmp_path: Path,
+                                                        valuables: Path, how: str) -> None:
+    """For a strict payload, wherever on the way it is; links of root, such as a site's, are followed."""
+    work, strict = tmp_path / "work", modes["S"]
+    work.mkdir()
+    leave(strict, arena, work, {"tmp": str(valuables)})
+    options = {"--job": ["--job", f"{work}/tmp"], "-B": ["-B", f"{work}/tmp:/mnt"],
+               "below": ["--job", f"{work}/tmp/deep"]}[how]
+    done = strict(arena, "/bin/payload", *"try create /srv/x + try create /mnt/x".split(), options=options)
+    assert f"{work}/tmp is a symbolic link of yours" in done.err and not done.out and done.status != 0
+    done = strict(arena, "/bin/payload", "ls", "/mnt", options=["-B", "/proc/self/../../bin:/mnt:ro"])
+    assert done.well().out
