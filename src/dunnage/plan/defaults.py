@@ -74,7 +74,7 @@ class Wanted:
         writable: bool = True,
     ) -> Mount:
         """A bind of what `source` leads to on the host. OSError when it leads nowhere."""
-        if self._strict and explicit:
+        if self.strict and explicit:
             strict.refuse_own_links(self._facts, self._host, source, text)
         path, kind, device, inode = self._host.locate(source)
         place = clean_path(destination)
