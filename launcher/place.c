@@ -109,7 +109,7 @@ void objects_compare(const struct plan *plan) {
 		const char *problem, *path = record->field[ARG_SOURCE_PATH];
 		if (words(record, ARG_SOURCE_FLAGS) & WORD_SOURCE_FLAGS_TRIGGER)
 			trigger_automount(path);
-		if (!call.known)
+		if (!call.known && !speech.mute)
 			continue; /* nobody could plan anew: the second comparison, on what is mounted, is enough */
 		int error, fd = open_source(record, &problem, &error);
 		if (fd >= 0)
