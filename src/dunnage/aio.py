@@ -153,7 +153,8 @@ class Process(Launched):
 
     def kill(self) -> None:
         super().kill()
-        self._watch()
+        if not self._loop.is_closed():
+            self._watch()
 
     async def wait(self) -> int:
         """`returncode`, once the payload and everything that it started have ended."""

@@ -243,6 +243,7 @@ def test_fork_of_the_pilot_does_no_harm(plain: dunnage.Payload) -> None:
     assert process.returncode == 4
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_fork_that_holds_copies_of_everything_delays_nothing(plain: dunnage.Payload) -> None:
     """Of the pipes' other ends, too: a fork in the middle of a launch has them, and no end of file comes."""
     going = True

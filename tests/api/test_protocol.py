@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import struct
@@ -200,6 +201,19 @@ def test_an_init_that_is_no_child_of_ours_is_not_waited_for(fake: dunnage.Launch
         run(fake, "init:2147483647", "exit:0")
 
 
+def test_start_that_is_interrupted_leaves_nothing(fake: dunnage.Launcher) -> None:
+    def interrupt(*signal: object) -> None:
+        raise KeyError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyError):
+            run(fake, "warning:x", "hang", capture_output=True)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 # ---- the same for event loops ----
 
 def arun(fake: dunnage.Launcher, *steps: str, **options: object) -> dunnage.CompletedPayload:
@@ -228,6 +242,27 @@ def test_loop_time_out_and_deaf_launcher(fake: dunnage.Launcher, monkeypatch: py
     with pytest.raises(dunnage.TimeoutExpired) as caught:
         arun(fake, "executed", "say:last words", "hang", timeout=0.5, capture_output=True)
     assert caught.value.stdout == b"last words\n"
+
+
+def test_loop_start_that_is_cancelled_leaves_nothing(fake: dunnage.Launcher) -> None:
+    async def cancel() -> None:
+        task = asyncio.ensure_future(dunnage.aio.create_payload("/", ["warning:x", "hang"], launcher=fake))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+
+
+def test_loop_that_ends_leaves_nothing(fake: dunnage.Launcher) -> None:
+    """With a payload that nobody waited for."""
+    async def start() -> None:
+        await dunnage.aio.create_payload("/", ["executed", "await:K", "ended:9"], launcher=fake)
+
+    with pytest.warns(ResourceWarning, match="nobody holds it"):
+        asyncio.run(start())
+        gc.collect()
 
 
 def test_loop_cancelled_run_kills_its_payload(fake: dunnage.Launcher) -> None:

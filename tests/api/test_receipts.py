@@ -192,3 +192,27 @@ def test_sockets_and_directories_given_as_streams_are_warned_of(plain: dunnage.P
     assert any("standard input is a directory" in text for text in done.warnings)
     assert done.receipt is not None and done.receipt.warnings == done.warnings
     assert not dunnage.run(plain, ["true"], stdout=DEVNULL, stderr=DEVNULL).warnings
+
+
+# ---- plans that have become stale ----
+
+def test_exchanged_directories_are_looked_at_again(plain: dunnage.Payload, tmp_path: Path) -> None:
+    """The plan of the first launch names what was there then."""
+    job, data = tmp_path / "job", tmp_path / "data"
+    job.mkdir()
+    data.mkdir()
+    (data / "file").write_text("first")
+    payload = plain.replace(job=job, binds=[(data, "/data")])
+    assert dunnage.run(payload, ["cat", "/data/file"], stdout=PIPE, stderr=DEVNULL).stdout == b"first"
+    kept = payload.composed()
+    data.rename(tmp_path / "older")
+    data.mkdir()
+    (data / "file").write_text("second")
+    assert dunnage.run(payload, ["cat", "/data/file"], stdout=PIPE, stderr=DEVNULL).stdout == b"second"
+    assert payload.composed() is not kept
+    job.rename(tmp_path / "older job")
+    with pytest.raises(dunnage.DunnageError, match="job"):
+        dunnage.run(payload, ["true"], stdout=DEVNULL, stderr=DEVNULL)
+    job.symlink_to("/etc")
+    with pytest.raises(dunnage.DunnageError):
+        dunnage.run(payload, sh("test -e /srv/passwd && exit 1"), check=True)

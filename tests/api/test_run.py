@@ -225,6 +225,22 @@ def test_several_threads_may_wait_for_one_payload(plain: dunnage.Payload) -> Non
     assert found == [6] * 8
 
 
+def test_terminal_that_is_given_is_the_payloads_own(plain: dunnage.Payload) -> None:
+    leader, follower = os.openpty()
+    try:
+        script = "echo said > /dev/tty; test -t 0 && test -c /dev/console && sleep 1000"
+        with dunnage.Popen(plain, sh(script), stdin=follower, stdout=follower, stderr=follower) as process:
+            assert os.read(leader, 100) == b"said\r\n" and not process.warnings
+            os.write(leader, b"\x03")
+            assert process.wait(60) == -signal.SIGINT, "Ctrl-C"
+        assert process.receipt is not None and process.receipt.failure_class == "payload"
+        done = dunnage.run(plain, sh("exec 2> /dev/null; echo said > /dev/tty"), stdout=follower)
+        assert done.returncode != 0 and "is a terminal" in done.warnings[-1]
+    finally:
+        os.close(leader)
+        os.close(follower)
+
+
 def test_kept_descriptor_has_its_number_inside(plain: dunnage.Payload, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("through it\n")
     with open(tmp_path / "file") as file, open(tmp_path / "file") as second:

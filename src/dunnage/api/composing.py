@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dunnage.api.course import Course
-    from dunnage.api.payload import Payload
+    from dunnage.api.payload import Payload, Seen
     from dunnage.plan.options import Options
     from dunnage.plan.wire import Operation
     from dunnage.run.prepare import Prepared
@@ -138,13 +138,14 @@ def _passed(operations: list[Operation]) -> list[Operation]:
     return found
 
 
-def compose(payload: Payload, terminals: tuple[int, ...], exposed: tuple[str, ...]) -> Composed:
+def compose(payload: Payload, seen: Seen) -> Composed:
     """Look at host and image, and plan; DunnageError of the class that says where it failed."""
+    terminals, exposed, console = seen
     options = payload.options()
     try:
         prepared = prepare(
             Pilot(), b"payload", options, [payload.image, *payload.command], frozen=True, terminals=terminals,
-            exposed=list(exposed),
+            console=console, exposed=list(exposed),
         )
     except DunnageError as error:
         raise classified(error) from None

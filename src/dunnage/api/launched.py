@@ -44,12 +44,12 @@ PATIENCE = 10.0  # seconds for our own processes to end everything when told; th
 class Standard:
     """Standard input, output and error of one launch.
 
-    sources    for `spawn`
-    ours       our ends of pipes, None where there is none
-    terminals, exposed   for `run.prepare`
+    sources  for `spawn`
+    ours     our ends of pipes, None where there is none
+    seen     what composition must know of them
     """
 
-    __slots__ = ("sources", "ours", "_theirs", "terminals", "exposed")
+    __slots__ = ("sources", "ours", "_theirs", "seen")
 
     def __init__(self, stdin: File, stdout: File, stderr: File) -> None:
         self.sources = [INHERIT, INHERIT, INHERIT]
@@ -75,8 +75,12 @@ class Standard:
         )
         if stderr == STDOUT and self.ours[1] is not None:
             given = (*given[:2], -1)
-        self.terminals = tuple(place for place, number in enumerate(given) if number >= 0 and os.isatty(number))
-        self.exposed = tuple(facts.exposed(given))
+        terminals = tuple(place for place, number in enumerate(given) if number >= 0 and os.isatty(number))
+        exposed = facts.exposed(given)
+        if terminals and 0 not in terminals:  # else it was given on purpose, and is the payload's own
+            name = "output" if 1 in terminals else "error"
+            exposed.append(f"standard {name} is a terminal: the payload can read what is typed there")
+        self.seen = (terminals, tuple(exposed), os.fsencode(os.ttyname(given[0])) if 0 in terminals else b"")
 
     def handed_over(self) -> None:
         """The payload has its ends: without ours, it sees when the other side is closed."""
@@ -119,7 +123,7 @@ class Launched:
         """Start the launcher with the plan, one that is made anew if `again`."""
         standard = self._standard
         try:
-            self._composed = self.payload.composed(standard.terminals, standard.exposed, again=again)
+            self._composed = self.payload.composed(standard.seen, again=again)
         except DunnageError as error:
             self._write_failed(error)
             raise
@@ -265,7 +269,6 @@ class Launched:
         child.wait()
         self._status = child.status
         self._control = self._child = None
-        self._standard.handed_over()
         facts = self._course.facts
         status = facts["status"] if self._course.ended and facts["status"] is not None else child.status
         if not self._course.ended:
@@ -275,6 +278,7 @@ class Launched:
             # whoever should have written it was killed; we are still here
             self._write(Receipt(self._document()).to_json().encode() + b"\n")
         if self._course.executed:  # else it may be started once more
+            self._standard.handed_over()
             self._launcher = None
             self.payload = self.payload.detached()
         # last: other threads look at it without a lock
@@ -368,7 +372,6 @@ class Launched:
             return
         if _is_finalizing() or not self.payload.die_with_caller:
             return
-        _warnings.warn(f"payload {self.pid} is killed, since nobody holds it any more", ResourceWarning, 3, self)
         self.kill()
         until = time.monotonic() + 2
         while self.returncode is None and time.monotonic() < until:
@@ -378,6 +381,7 @@ class Launched:
             poll.poll(100)
             self._take()
         self._kill_now()
+        _warnings.warn(f"payload {self.pid} was killed, since nobody holds it any more", ResourceWarning, 3, self)
 
     def __del__(self) -> None:
         if "_told_until" in self.__dict__:  # it came so far

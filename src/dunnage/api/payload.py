@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
     Word = Union[str, bytes]
     BindLike = Union["Bind", Path, tuple[Path, Path]]
+    Seen = tuple[tuple[int, ...], tuple[str, ...], bytes]  # terminals, exposed, console, as of run.prepare
     Most = Optional[int]
     Resource = Union[Most, tuple[Most, Most]]
 
@@ -243,7 +244,7 @@ class Payload(Immutable):
     rocm: bool
     die_with_caller: bool
     config: bytes
-    _plans: dict[tuple[tuple[int, ...], tuple[str, ...]], Composed]
+    _plans: dict[Seen, Composed]
     _launchers: list[Launcher]
 
     def __init__(
@@ -304,18 +305,16 @@ class Payload(Immutable):
             self._launchers.append(Launcher())  # of two threads both may come here: one more, and then none
         return self._launchers[0]
 
-    def composed(
-        self, terminals: tuple[int, ...] = (), exposed: tuple[str, ...] = (), *, again: bool = False,
-    ) -> Composed:
-        """The plan for launches with such standard descriptors (`run.prepare`); DunnageError."""
-        found = None if again else self._plans.get((terminals, exposed))
+    def composed(self, seen: Seen = ((), (), b""), *, again: bool = False) -> Composed:
+        """The plan for launches with such standard descriptors; DunnageError."""
+        found = None if again else self._plans.get(seen)
         if found is not None and found.serves(self):
             return found
         from dunnage.api.composing import compose
 
         if found is not None:
             _set(self, _plans={})  # which others use
-        found = self._plans[terminals, exposed] = compose(self, terminals, exposed)
+        found = self._plans[seen] = compose(self, seen)
         return found
 
     def options(self) -> Options:
