@@ -91,7 +91,7 @@ class Ours(Runtime):
 
     @property
     def strict(self) -> bool:
-        return self.options == ["payload"]
+        return self.options[0] == "payload"
 
     def command(self, request: Request, words: list[str]) -> list[str]:
         options = [word for source, inside, access in request.binds for word in ("-B", f"{source}:{inside}:{access}")]
@@ -159,6 +159,11 @@ class Battle:
         self.strict = column == "S"
         self.lines = lines
         self.found = {line.split(" ", 2)[0]: line.split(" ", 2)[1:] for line in lines}
+
+    @property
+    def leaks(self) -> set[str]:
+        """Names of all attempts that succeeded."""
+        return {name for name, (word, *_) in self.found.items() if word == "LEAK"}
 
     def outcome(self, name: str) -> tuple[bool, str]:
         """(did it leak, errno or so) of one attempt."""
