@@ -20,6 +20,7 @@ from containers.images import payload_image
 from containers.launch import Ended
 
 HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parents[1] / "src"
 PATIENCE = 240
 SECRETS = ("BEARER_TOKEN", "X509_USER_PROXY", "AWS_SECRET_ACCESS_KEY", "SLURM_JWT", "_CONDOR_CREDS",
            "APPTAINER_DOCKER_PASSWORD", "PILOT_PASSWORD")
@@ -61,7 +62,12 @@ class Runtime:
     apart = True        # are pids its own?
 
     def command(self, request: Request, words: list[str]) -> list[str]:
+        """The whole command line."""
         raise NotImplementedError
+
+    def fields(self, request: Request) -> dict[str, Any] | None:
+        """Instead of it, fields of a `dunnage.Payload`."""
+        return None
 
 
 class Ours(Runtime):
@@ -104,6 +110,19 @@ class Ours(Runtime):
         return [str(self.front), *self.arguments(str(request.image), *words, options=options)]
 
 
+class Api(Runtime):
+    """Our Python API, used by the pilot itself."""
+
+    name = "Python API"
+
+    def command(self, request: Request, words: list[str]) -> list[str]:
+        return words
+
+    def fields(self, request: Request) -> dict[str, Any]:
+        return {"image": str(request.image), "job": str(request.job), "env": request.variables,
+                "binds": [(str(source), inside, access) for source, inside, access in request.binds]}
+
+
 def ours(front: Path) -> dict[str, Ours]:
     """By the names of the columns: C for what is compatible, -C contained, S strict."""
     return {
@@ -134,7 +153,11 @@ def fight(runtime: Runtime, image: Path) -> list[str]:
                 "a": runtime.command(second, ["/bin/attacker", "assault"]),
                 "terminal": runtime.command(second, ["/bin/attacker", "terminal"]),
             },
+            "api": {},
         }
+        if runtime.fields(first):
+            specification["api"] = {"source": str(SOURCE), "b": runtime.fields(first), "a": runtime.fields(second)}
+            del specification["commands"]["terminal"]
         (place / "specification.json").write_text(json.dumps(specification))
         environment = {name: f"{specification['marker']}-{name}" for name in SECRETS}
         environment.update(PATH="/usr/bin:/bin", HOME=str(place / "home"))
@@ -156,7 +179,7 @@ class Battle:
     def __init__(self, column: str, lines: list[str]) -> None:
         self.column = column
         self.contained = column != "C"
-        self.strict = column == "S"
+        self.strict = column in ("S", "API")
         self.lines = lines
         self.found = {line.split(" ", 2)[0]: line.split(" ", 2)[1:] for line in lines}
 

@@ -23,7 +23,7 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TREE / "src"), str(TREE / "tests")]
 
-from attacks.battle import Battle, Request, Runtime, arena_image, fight, ours  # noqa: E402
+from attacks.battle import Api, Battle, Request, Runtime, arena_image, fight, ours  # noqa: E402
 from bench.workplace import unprivileged_user  # noqa: E402
 from containers.images import compile_payload  # noqa: E402
 
@@ -125,9 +125,9 @@ def battles() -> Results:
         payload = compile_payload(Path(top, "payload"))
         image = arena_image(Path(top, "image"), payload)
         found: Results = {}
-        for runtime in (*ours(front).values(), *PEERS):
+        for runtime in (*ours(front).values(), Api(), *PEERS):
             programme = runtime.name.split()[0].rstrip(",")
-            mine = programme in ("exec", "payload")
+            mine = programme in ("exec", "payload", "Python")
             if not mine and not shutil.which(programme):
                 print(f"attacks: {programme} is not installed, left out", file=sys.stderr)
                 continue
@@ -144,7 +144,7 @@ def cell(battle: Battle, expression: str) -> str:
     names = [name for name in battle.found if re.match(expression, name)]
     leaks = [name for name in names if battle.found[name][0] == "LEAK"]
     if not names:
-        return "?"
+        return "-"
     return "**reached**" if len(leaks) == len(names) else "*partly*" if leaks else "safe"
 
 

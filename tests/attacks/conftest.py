@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from attacks.battle import Battle, Ours, arena_image, fight, ours
+from attacks.battle import Api, Battle, Ours, arena_image, fight, ours
 from attacks.host import Valuables
 from conftest import made, once
 from containers.features import need
 from containers.front import Front
-from dunnage.plan.operations import OPERATIONS
 
-COLUMNS = ("C", "-C", "S") if any(row[0] == "die-with-caller" for row in OPERATIONS) else ("C", "-C")
+COLUMNS = ("C", "-C", "S")
 
 
 @pytest.fixture(scope="session")
@@ -36,15 +35,22 @@ def fought(shared: Path, arena: Path, modes: dict[str, Ours]) -> Callable[[str],
         record = shared / f"battle{column}.json"
         with once(record) as first:
             if first:
-                record.write_text(json.dumps(fight(modes[column], arena)))
+                runtime = Api() if column == "API" else modes[column]
+                record.write_text(json.dumps(fight(runtime, arena)))
         return Battle(column, json.loads(record.read_text()))
 
     return outcome
 
 
-@pytest.fixture(params=COLUMNS)
+@pytest.fixture(params=[*COLUMNS, "API"])
 def battle(request: pytest.FixtureRequest, fought: Callable[[str], Battle]) -> Battle:
-    """The battle in each of our modes."""
+    """The battle in each of our modes, and by the Python API."""
+    return fought(usable(request.param))
+
+
+@pytest.fixture(params=COLUMNS)
+def terminal_battle(request: pytest.FixtureRequest, fought: Callable[[str], Battle]) -> Battle:
+    """The same where there was one on a terminal."""
     return fought(usable(request.param))
 
 

@@ -4,7 +4,7 @@ Usage: pilot.py SPECIFICATION.json
 
 The first payload, the neighbour, has secrets of its own; the second attacks both. Afterwards the pilot looks what was
 done to it, and prints all lines as JSON. How payloads are started stands in the specification, which `battle.py`
-writes; the pilot knows no runtime.
+writes: by a command of whatever runtime, or by our own Python API.
 """
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class Pilot:
     def __init__(self, specification: dict[str, Any]) -> None:
         self.place = Path(specification["place"])
         self.commands: dict[str, list[str]] = specification["commands"]
+        self.api: dict[str, Any] = specification["api"]
         self.inside: dict[str, str] = specification["inside"]
         self.apart: bool = specification["apart"]
         self.marker, self.neighbours_marker = specification["marker"], specification["neighbours_marker"]
@@ -134,7 +135,19 @@ class Pilot:
     def words(self, which: str) -> list[str]:
         return [*self.commands[which], *(f"{name}={value}" for name, value in self.facts.items())]
 
-    def start_neighbour(self) -> subprocess.Popen[str]:
+    def start(self, which: str, **options: Any) -> Any:
+        """Popen, ours or that of the standard library; what it inherits besides is inheritable already."""
+        if not self.api:
+            job = self.place / f"job-{which}"
+            return subprocess.Popen(self.words(which), cwd=job, close_fds=which == "b", **options)
+        sys.path.insert(0, self.api["source"])
+        import dunnage
+
+        fields = dict(self.api[which])
+        fields["binds"] = [dunnage.Bind(source, inside, access == "rw") for source, inside, access in fields["binds"]]
+        return dunnage.Popen(dunnage.Payload(**fields), self.words(which), **options)
+
+    def start_neighbour(self) -> Any:
         name = f"{self.name}-b"
         secret = self.place / "job-b/secret"
         secret.write_text(self.neighbours_marker)
@@ -146,9 +159,7 @@ class Pilot:
             "b.name": name, "b.ipc": self.ipc + 1, "b.calls": "hold", "b.home": home, "b.secret": secret,
             "b.abstract": name, "b.datagrams": f"{name}-datagrams", "b.socket": f"/tmp/{name}-socket",
         })
-        process = subprocess.Popen(self.words("b"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                   cwd=self.place / "job-b")
-        assert process.stdout
+        process = self.start("b", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         first = process.stdout.readline().split()
         assert first[:1] == ["ready"], first
         for word in first[1:]:
@@ -177,9 +188,7 @@ class Pilot:
         log = self.place / "log"
         log.write_text(f"our log {self.marker}\n")
         with open(log, "ab+") as file:
-            process = subprocess.Popen(
-                self.words("a"), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.PIPE,
-                cwd=self.place / "job-a", pass_fds=[PROXY_DESCRIPTOR, DIRECTORY_DESCRIPTOR, SOCKET_DESCRIPTOR])
+            process = self.start("a", stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.PIPE)
             _, errors = process.communicate(timeout=PATIENCE)
         self.lines += log.read_text().splitlines()[1:]
         self.lines.append(f"00.status info {process.returncode}")
@@ -241,7 +250,7 @@ class Pilot:
         changed = (self.place / "ro/file").read_text() != "original\n" or os.listdir(self.place / "ro") != ["file"]
         self.tell("37.changed", changed)
 
-    def examine_neighbour(self, process: subprocess.Popen[str], before: dict[str, int]) -> None:
+    def examine_neighbour(self, process: Any, before: dict[str, int]) -> None:
         out, _ = process.communicate(timeout=PATIENCE)
         self.tell("09.b.killed", process.returncode != 0, process.returncode)
         if not out:
@@ -261,7 +270,8 @@ class Pilot:
                 self.examine(before)
             finally:
                 self.examine_neighbour(neighbour, before)
-            self.attack_terminal()
+            if "terminal" in self.commands:
+                self.attack_terminal()
         finally:
             for each in reversed(self.undo):
                 each()

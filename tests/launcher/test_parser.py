@@ -182,7 +182,7 @@ def bad_values(form: str) -> list[bytes]:
     return BAD[form]
 
 
-@pytest.mark.requirement("HRD-03", "HRD-44", "UND-355")
+@pytest.mark.requirement("HRD-03", "HRD-44", "UND-355", "REG-13", "REG-14")
 @pytest.mark.parametrize("row", OPERATIONS, ids=lambda row: str(row[0]))
 def test_field_of_another_type(bench: Bench, row: tuple[str, int, tuple[tuple[str, str], ...], str]) -> None:
     name, _, fields, _ = row
@@ -317,7 +317,7 @@ def test_plan_larger_than_64_MiB(bench: Bench) -> None:
     bench.refuses(bytes((64 << 20) + 1), "it is larger than 64 MiB")
 
 
-@pytest.mark.requirement("HRD-03")
+@pytest.mark.requirement("HRD-03", "REG-13")
 def test_plan_of_more_than_two_million_fields(bench: Bench) -> None:
     bench.refuses(bytes((2 << 20) + 1), "it is too long")
 

@@ -158,7 +158,7 @@ def test_server_that_died(front: Front, image: Path, mortal: Server) -> None:
         assert "ENOTCONN" in line and str(mortal.place) in line and "fusermount3 -u" in line
 
 
-@pytest.mark.requirement("UND-233", "UND-P21")
+@pytest.mark.requirement("UND-233", "UND-P21", "ATK-50")
 def test_server_that_dies_while_the_payload_runs(dunnage: Front, image: Path, mortal: Server) -> None:
     """The payload's own business: it gets errors, we do not get in its way and leave nothing behind."""
     running = start_payload(dunnage, image, "-B", f"{mortal.place}:/opt",

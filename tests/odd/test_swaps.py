@@ -266,7 +266,7 @@ def race(dunnage: Front, world: Path, starts: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.requirement("UND-65", "UND-70", "UND-361", "UND-362", "UND-363", "UND-369", "ATK-42")
+@pytest.mark.requirement("UND-65", "UND-70", "UND-361", "UND-362", "UND-363", "UND-369", "ATK-42", "REG-07", "REG-23")
 def test_starts_while_names_are_exchanged(dunnage: Front, world: Path) -> None:
     race(dunnage, world, 12)
 
