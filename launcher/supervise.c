@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/select.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -27,7 +28,7 @@
 #define PROC_MAGIC 0x9fa0
 #define NR_PIDFD_OPEN 434
 #define PRIVATE_MESSAGE 1000u /* with a descriptor, between our own processes */
-enum { LAST_WAIT = 2000, TICK = 1000, LARGEST_MESSAGE = 8192, MOST_STATES = 100 };
+enum { LAST_WAIT = 2000, TICK = 1000, LARGEST_MESSAGE = 8192, MOST_STATES = 100, AT_ONCE = 64 };
 
 uint64_t facts[FACT_COUNT];
 bool is_init, own_session;
@@ -405,7 +406,8 @@ static void begin_limits(void) {
 static bool forward(void) {
 	struct signalfd_siginfo info;
 	bool continued = false;
-	while (read(signals, &info, sizeof info) == sizeof info) {
+	/* No more than these at once: a payload can send faster than we read, and the clock must be looked at. */
+	for (int turn = 0; turn < AT_ONCE && read(signals, &info, sizeof info) == sizeof info; turn++) {
 		if (info.ssi_signo == SIGCONT && info.ssi_code >= POLL_IN && info.ssi_code <= POLL_HUP)
 			continue; /* a message's own */
 		continued |= info.ssi_signo == SIGCONT;
@@ -538,11 +540,15 @@ static void obey(int from) {
 
 static bool wait_again; /* the last wait failed, and no signal will call for another one */
 
+static bool more_to_reap;
+
 /* Whoever ended; the payload's end is the end of everything. */
 static void reap(void) {
-	for (int status;;) {
+	int status;
+	for (int turn = 0; turn < AT_ONCE; turn++) {
 		pid_t pid = waitpid(-1, &status, WNOHANG | WUNTRACED | WCONTINUED);
 		wait_again = pid < 0 && child > 0;
+		more_to_reap = pid > 0;
 		if (pid <= 0)
 			return;
 		if (pid != child) {
@@ -574,7 +580,31 @@ static int next_event(void) {
 			next = at[i] > here ? at[i] - here : 0;
 	if (((executed && cpu_limit) || wait_again || credentials >= 0 || (caller_pid && caller_pidfd < 0)) && next > TICK)
 		next = TICK;
-	return next == INT_MAX ? -1 : (int)next;
+	return more_to_reap ? 0 : next == INT_MAX ? -1 : (int)next;
+}
+
+/* Every process of the user may lower our limit of descriptors, so may the payload, and poll refuses to look at more
+ * than that; select does not ask. */
+static void wait_for(struct pollfd *wait, size_t count, int time) {
+	fd_set ready;
+	unsigned end = 0;
+	if (poll(wait, count, time) >= 0)
+		return;
+	FD_ZERO(&ready);
+	for (size_t i = 0; i < count; i++) {
+		unsigned fd = (unsigned)wait[i].fd;
+		if (fd < FD_SETSIZE)
+			FD_SET(fd, &ready);
+		if (fd < FD_SETSIZE && fd >= end)
+			end = fd + 1;
+	}
+	time = time < 0 || time > TICK ? TICK : time;
+	if (select((int)end, &ready, NULL, NULL, &(struct timeval){time / 1000, time % 1000 * 1000}) < 0)
+		FD_ZERO(&ready);
+	for (size_t i = 0; i < count; i++) {
+		unsigned fd = (unsigned)wait[i].fd;
+		wait[i].revents = fd < FD_SETSIZE && FD_ISSET(fd, &ready) ? POLLIN : 0;
+	}
 }
 
 static void look_at_the_clock(void) {
@@ -613,9 +643,8 @@ static _Noreturn void watch(void) {
 		struct pollfd wait[] = {
 			[NEWS] = {.fd = news, .events = POLLIN}, [SIGNALS] = {.fd = signals, .events = POLLIN},
 			[CALLER] = {.fd = caller_pidfd, .events = POLLIN}, [STARTER] = {.fd = starter, .events = POLLIN}};
-		if (poll(wait, sizeof wait / sizeof *wait, next_event()) < 0)
-			continue;
-		while (wait[NEWS].revents && news >= 0 && hear())
+		wait_for(wait, sizeof wait / sizeof *wait, next_event());
+		for (int turn = 0; wait[NEWS].revents && turn < AT_ONCE && news >= 0 && hear(); turn++)
 			;
 		if (wait[CALLER].revents) {
 			close(caller_pidfd);

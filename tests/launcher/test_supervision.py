@@ -533,6 +533,23 @@ def test_payload_that_stops_and_continues_for_ever_does_not_hold_the_limits(laun
         assert CAUSES[facts["cause"]][0] == "wall-time"
 
 
+@pytest.mark.requirement("ISO-21", "HRD-53")
+@pytest.mark.parametrize("told", ["wall-time", "told"])
+@pytest.mark.parametrize("attack", ["starve 1 0", "flood 4"])
+def test_payload_that_hinders_init_does_not_hold_the_end(launcher: Launcher, image: Path, attack: str,
+                                                         told: str) -> None:
+    """It takes init's descriptors away, or sends it more signals than it can read."""
+    limit = "wall-time 1000 100" if told == "wall-time" else ""
+    with starter(launcher, contained(image, f"{attack} + echo ready + sleep 600", limit)) as it:
+        it.until("executed")
+        assert it.process.stdout
+        while it.process.stdout.readline() not in (b"ready\n", b""):
+            pass
+        if told == "told":
+            it.socket.send(KILL)
+        assert CAUSES[it.facts()["cause"]][0] == told
+
+
 def test_signals_from_inside_do_not_pass_for_the_callers(launcher: Launcher, image: Path) -> None:
     with starter(launcher, contained(image, "ignore 15 + signal 1 15 + signal 1 1 + exit 5")) as it:
         facts = it.facts()

@@ -654,6 +654,66 @@ static void do_echo(char **argument) {
 	fflush(stdout);
 }
 
+/* Limits of another process of the same user: as many descriptors as are said. */
+static void do_starve(char **argument) {
+	struct rlimit limit = {(rlim_t)atoi(argument[1]), (rlim_t)atoi(argument[1])};
+	result(prlimit(atoi(argument[0]), RLIMIT_NOFILE, &limit, NULL));
+	fflush(stdout);
+}
+
+/* PID SIGNAL: as if it came from outside of the pid namespace, in both ways that there are. */
+static void do_forge(char **argument) {
+	int ends[2], pid = atoi(argument[0]), number = atoi(argument[1]);
+	siginfo_t info = {.si_signo = number, .si_code = SI_QUEUE}; /* of process 0 */
+	fflush(stdout);
+	result(syscall(SYS_rt_sigqueueinfo, pid, number, &info));
+	if (pipe(ends) < 0 || fcntl(ends[0], F_SETOWN, pid) < 0 || fcntl(ends[0], 10 /* F_SETSIG */, number) < 0
+	    || fcntl(ends[0], F_SETFL, O_ASYNC) < 0)
+		give_up("fcntl");
+	result(write(ends[1], "", 1));
+	usleep(300000);
+}
+
+/* Processes that send signals to pid 1, as fast as they can. */
+static void do_flood(char **argument) {
+	fflush(stdout);
+	for (int i = 0; i < atoi(argument[0]); i++)
+		if (!fork())
+			for (int number = 0;; number++)
+				kill(1, number % 2 ? SIGRTMIN + number / 2 % 20 : SIGUSR1);
+}
+
+/* Orphans that are stopped and continued, as fast as that goes. */
+static void do_jostle(char **argument) {
+	fflush(stdout);
+	for (int i = 0; i < atoi(argument[0]); i++)
+		if (!fork()) {
+			pid_t pid = fork();
+			if (!pid)
+				for (;;)
+					pause();
+			if (!fork())
+				for (;;) {
+					kill(pid, SIGSTOP);
+					kill(pid, SIGCONT);
+				}
+			_exit(0);
+		}
+}
+
+/* Children that wait for ever, adopted by whoever adopts. */
+static void do_many(char **argument) {
+	fflush(stdout);
+	for (int i = 0; i < atoi(argument[0]); i++) {
+		pid_t pid = fork();
+		if (pid < 0)
+			give_up("fork");
+		if (!pid)
+			for (;;)
+				pause();
+	}
+}
+
 static void do_exit(char **argument) {
 	fflush(stdout);
 	_exit(atoi(argument[0]));
@@ -678,7 +738,8 @@ static const struct command {
 	{"signal", do_signal, 1}, {"ptrace", do_ptrace, 1},
 	{"meddle", do_meddle, 1}, {"ipc", do_ipc, 2}, {"catch", do_catch, 0}, {"ignore", do_ignore, 1},
 	{"daemon", do_daemon, 1}, {"orphans", do_orphans, 1}, {"sleep", do_sleep, 1}, {"wait", do_wait, 0},
-	{"await", do_await, 1}, {"burn", do_burn, 1}, {"restless", do_restless, 0}, {"close", do_close, 1}, {"echo", do_echo, 0}, {"exit", do_exit, 1}, {"exec", do_exec, 1},
+	{"await", do_await, 1}, {"burn", do_burn, 1}, {"restless", do_restless, 0}, {"starve", do_starve, 2}, {"forge", do_forge, 2}, {"flood", do_flood, 1},
+	{"jostle", do_jostle, 1}, {"many", do_many, 1}, {"close", do_close, 1}, {"echo", do_echo, 0}, {"exit", do_exit, 1}, {"exec", do_exec, 1},
 #ifdef __x86_64__
 	{"ioctl32", do_ioctl32, 1},
 #endif
