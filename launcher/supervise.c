@@ -411,8 +411,9 @@ static bool forward(void) {
 		if (info.ssi_signo == SIGCONT && info.ssi_code >= POLL_IN && info.ssi_code <= POLL_HUP)
 			continue; /* a message's own */
 		continued |= info.ssi_signo == SIGCONT;
-		if (is_init && info.ssi_pid)
-			continue; /* from inside: the payload's own signals are for itself */
+		/* From inside: the payload's own signals are for itself. Only with these codes the kernel writes the sender's pid. */
+		if (is_init && (info.ssi_pid || (info.ssi_code != SI_USER && info.ssi_code != SI_TKILL)))
+			continue;
 		bool stops = info.ssi_signo == SIGTSTP || info.ssi_signo == SIGTTIN || info.ssi_signo == SIGTTOU;
 		if (is_top() && facts[FACT_CAUSE] == CAUSE_ITSELF && (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT
 		    || info.ssi_signo == SIGHUP || info.ssi_signo == SIGQUIT))

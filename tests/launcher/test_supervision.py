@@ -551,7 +551,8 @@ def test_payload_that_hinders_init_does_not_hold_the_end(launcher: Launcher, ima
 
 
 def test_signals_from_inside_do_not_pass_for_the_callers(launcher: Launcher, image: Path) -> None:
-    with starter(launcher, contained(image, "ignore 15 + signal 1 15 + signal 1 1 + exit 5")) as it:
+    command = "ignore 15 + signal 1 15 + signal 1 1 + forge 1 15 + exit 5"
+    with starter(launcher, contained(image, command)) as it:
         facts = it.facts()
         assert os.waitstatus_to_exitcode(facts["status"]) == 5
         assert (CAUSES[facts["cause"]][0], CLASSES[facts["class"]][0]) == ("itself", "payload")
