@@ -278,16 +278,20 @@ static void kill_all(void) {
 	}
 	snprintf(path, sizeof path, "self/task/%d/children", (int)getpid());
 	int fd = openat(procfs, path, O_RDONLY | O_CLOEXEC);
-	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	size_t used = 0;
+	for (ssize_t got; fd >= 0 && (got = read(fd, text + used, sizeof text - 1 - used)) > 0;) {
+		char *at = text;
+		text[used += (size_t)got] = 0;
+		for (char *end; (end = strchr(at, ' ')); at = end + 1) { /* a number without one goes on in the next piece */
+			pid_t pid = (pid_t)strtol(at, NULL, 10);
+			if (pid > 0)
+				kill(pid, SIGKILL);
+		}
+		used = strlen(at);
+		memmove(text, at, used);
+	}
 	if (fd >= 0)
 		close(fd);
-	text[got < 0 ? 0 : got] = 0;
-	for (char *at = text; got > 0;) {
-		pid_t pid = (pid_t)strtol(at, &at, 10);
-		if (pid <= 0)
-			break;
-		kill(pid, SIGKILL);
-	}
 	if (child > 0)
 		kill(child, SIGKILL);
 }
@@ -319,16 +323,11 @@ static void end_leftovers(void) {
 	int status;
 	while (waitpid(-1, &status, WNOHANG) > 0)
 		count_other(status); /* unless it had ended before */
-	for (;;) {
+	for (pid_t pid = 0; pid >= 0 && milliseconds() <= until; poll(NULL, 0, pid < 0 ? 0 : 1)) {
 		kill_all();
-		pid_t pid = waitpid(-1, &status, WNOHANG);
-		if (pid > 0)
+		while ((pid = waitpid(-1, &status, WNOHANG)) > 0 && milliseconds() <= until)
 			count_other(status);
-		else if (pid < 0 || milliseconds() > until)
-			break; /* nobody is left, or hangs in the kernel: the end of init takes care of it */
-		else
-			poll(NULL, 0, 1);
-	}
+	} /* nobody is left, or hangs in the kernel: the end of init takes care of it */
 	facts[FACT_LEFTOVERS] = others_killed;
 }
 

@@ -11,7 +11,6 @@ from attacks.battle import Ours
 from containers.features import need
 from containers.front import Front
 from containers.images import payload_image
-from odd import test_mechanisms  # noqa: F401 - knows how to look for strace
 
 pytestmark = pytest.mark.kernel
 

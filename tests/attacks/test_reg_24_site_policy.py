@@ -9,7 +9,6 @@ import pytest
 
 from attacks.battle import Ours
 from containers.features import need
-from odd import test_mechanisms  # noqa: F401 - knows how to look for strace
 
 pytestmark = pytest.mark.kernel
 

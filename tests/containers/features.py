@@ -107,6 +107,11 @@ def _keyrings() -> str | None:
     return None if done >= 0 else "keyctl: " + errno.errorcode.get(ctypes.get_errno(), "unknown architecture")
 
 
+@probe("strace")
+def _strace() -> str | None:
+    return None if shutil.which("strace") else "it is not installed"
+
+
 @probe("gcc")
 def _gcc() -> str | None:
     return None if shutil.which("gcc") else "it is not installed"

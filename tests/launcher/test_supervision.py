@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from containers.features import need
 from containers.launch import Launcher, memory_file
 from containers.plans import Operation, operation, plan, source
 from containers.receipts import Receipts
@@ -165,6 +166,20 @@ def test_leftovers_with_the_pids_of_the_host_are_gone_too(launcher: Launcher, im
     assert ended.status == 5
     assert all(gone(int(pid)) for pid in ended.lines)
     assert receipts.result()["leftovers"] == 2
+
+
+@pytest.mark.requirement("ISO-11", "ISO-18")
+def test_crowd_of_leftovers_is_killed_with_few_calls_and_nobody_else(launcher: Launcher, image: Path,
+                                                                     tmp_path: Path) -> None:
+    need("strace")
+    trace = tmp_path / "trace"
+    strace = ["strace", "-q", "-o", trace, "-e", "trace=kill,wait4"]
+    ended = launcher.run(plan(image, "many 1000 + exit 5", naming="supervise"), wrap=strace)
+    assert ended.status == 5, ended
+    lines = trace.read_text().splitlines()
+    killed = [line[5:].split(",")[0] for line in lines if line.startswith("kill(")]
+    waited = {line.rpartition(" = ")[2] for line in lines if line.startswith("wait4(")}
+    assert 900 < len(killed) < 20_000 and set(killed) <= waited
 
 
 # ---- limits ----

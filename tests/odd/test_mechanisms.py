@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from containers.features import need, probe
+from containers.features import need
 from containers.front import Front
 from containers.launch import Ended
 from odd.starting import payload
@@ -24,11 +23,6 @@ NEWER = {"openat2", "open_tree", "move_mount", "mount_setattr", "close_range", "
          "landlock_restrict_self"}
 FIRST_NEWER = 424  # pidfd_send_signal; from here on numbers are the same on all architectures
 PROTECTIONS = {"landlock_create_ruleset", "landlock_restrict_self", "keyctl"}
-
-
-@probe("strace")
-def _strace() -> str | None:
-    return None if shutil.which("strace") else "it is not installed"
 
 
 # What the payload sees of the world below, and what it may do.
