@@ -259,6 +259,22 @@ static int64_t processor_time(void) {
 	return total + ticks * 1000 / sysconf(_SC_CLK_TCK);
 }
 
+/* A stopped process looks at no clock, and without init there is nobody else: the kernel continues us in time, and again,
+ * since stopping takes away a SIGCONT that came just before. */
+static void wake_up_at(int64_t at) {
+	static timer_t timer;
+	static bool made;
+	struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGCONT};
+	int64_t left = at - milliseconds();
+	if (is_init)
+		return; /* nobody can stop it */
+	left = left > 0 ? left : 1;
+	made = made || !timer_create(CLOCK_MONOTONIC, &event, &timer);
+	if (made)
+		timer_settime(timer, 0, &(struct itimerspec){.it_interval.tv_sec = 1,
+			.it_value = {left / 1000, left % 1000 * 1000000}}, NULL);
+}
+
 static bool killing;
 static unsigned others_killed;
 
@@ -313,6 +329,7 @@ static void end_politely(enum cause cause, int64_t time) {
 	facts[FACT_CAUSE] = cause;
 	wall_end = cpu_limit = 0;
 	kill_at = milliseconds() + time + 1;
+	wake_up_at(kill_at);
 	kill(child, SIGTERM);
 	kill(child, SIGCONT);
 }
@@ -392,6 +409,7 @@ static void begin_limits(void) {
 	if (record) {
 		wall_end = milliseconds() + (int64_t)number(record, ARG_WALL_TIME_MILLISECONDS);
 		wall_grace = (int64_t)number(record, ARG_WALL_TIME_GRACE);
+		wake_up_at(wall_end);
 	}
 	record = find(plan, OP_CPU_TIME);
 	if (record) {
@@ -410,6 +428,8 @@ static bool forward(void) {
 		if (info.ssi_signo == SIGCONT && info.ssi_code >= POLL_IN && info.ssi_code <= POLL_HUP)
 			continue; /* a message's own */
 		continued |= info.ssi_signo == SIGCONT;
+		if (info.ssi_signo == SIGCONT && (info.ssi_code == SI_TIMER || (caller_pid && !is_init && getppid() != caller_pid)))
+			continue; /* for our own clock, or of the caller's end */
 		/* From inside: the payload's own signals are for itself. Only with these codes the kernel writes the sender's pid. */
 		if (is_init && (info.ssi_pid || (info.ssi_code != SI_USER && info.ssi_code != SI_TKILL)))
 			continue;
@@ -674,6 +694,8 @@ static _Noreturn void outer_process(void) {
 	foreground = tcgetpgrp(2) == getpgrp();
 	watch_signals();
 	prctl(PR_SET_DUMPABLE, 0);
+	if (caller_pid)
+		prctl(PR_SET_PDEATHSIG, SIGCONT); /* a payload that stops has us stop, too: to see the caller's end in spite of that */
 	if (!child_is_init && prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
 		die("", errno, "prctl PR_SET_CHILD_SUBREAPER", "look after what the payload leaves");
 	forget();

@@ -36,11 +36,16 @@ def contained(image: Path, command: str, naming: str = "", **options: Any) -> li
     return plan(image, command, namespaces="user,mount,pid", naming=naming, **options)
 
 
-def gone(pid: int) -> bool:
+def state(pid: int) -> str:
+    """R, S, T..., X when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return True
+        return "X"
+
+
+def gone(pid: int) -> bool:
+    return state(pid) in "ZX"
 
 
 def eventually(condition: Any) -> Any:
@@ -195,10 +200,15 @@ def test_wall_time_ends_politely_then_by_force(launcher: Launcher, image: Path, 
         assert result["ended_us"] - result["executed_us"] >= 300_000 * (1 if status == -15 else 2)
 
 
-def test_wall_time_reaches_a_stopped_payload(launcher: Launcher, image: Path) -> None:
-    plan = contained(image, "signal 19 + exit 0", "wall-time 500 200")
+@pytest.mark.parametrize("pids", ["new pids", "host pids"])
+@pytest.mark.parametrize("command, status", [("signal 19 + exit 0", -15), ("ignore 15 + restless", -9)])
+def test_wall_time_reaches_a_stopped_payload(launcher: Launcher, image: Path, pids: str, command: str,
+                                             status: int) -> None:
+    """Also where the outer process stops with it, for the shell, and would not see the clock."""
+    limit = "supervise\nwall-time 500 200"
+    whole = contained(image, command, limit) if pids == "new pids" else plan(image, command, naming=limit)
     # Where no shell looks after our process group, the kernel sends all of it SIGHUP when this ends.
-    assert launcher.run(plan, start_new_session=True).status == -15
+    assert launcher.run(whole, start_new_session=True).status == status
 
 
 def test_payload_that_ends_in_time_is_not_of_the_limit(launcher: Launcher, image: Path, receipts: Receipts) -> None:
@@ -271,12 +281,17 @@ def started_by_another(launcher: Launcher, whole: list[Operation]) -> tuple[subp
 
 @pytest.mark.requirement("R18", "HRD-54", "PRO-28")
 @pytest.mark.parametrize("pids", ["new pids", "host pids"])
-def test_everything_ends_with_the_caller(launcher: Launcher, image: Path, receipts: Receipts, pids: str) -> None:
+@pytest.mark.parametrize("then", ["sleep 60", "signal 19 + sleep 60"])
+def test_everything_ends_with_the_caller(launcher: Launcher, image: Path, receipts: Receipts, pids: str,
+                                         then: str) -> None:
+    """A payload that stops itself, and us with it, does not stay either."""
     asked = receipts.asked + "die-with-caller 0\n"
-    command = "daemon 60 + echo ready + sleep 60"
+    command = f"daemon 60 + echo ready + {then}"
     whole = contained(image, command, asked) if pids == "new pids" else plan(image, command, naming=asked)
     process, outer = started_by_another(launcher, whole)
     with process:
+        if "signal" in then:
+            assert eventually(lambda: state(outer) == "T")
         process.kill()
         process.wait()
         assert eventually(lambda: gone(outer))
