@@ -239,6 +239,7 @@ static void check_record(struct check *check, const struct record *record) {
 	case OP_CREDENTIAL:
 		need(check, *object(check, record, 0) & IS_CREDENTIALS, "it is for another kind of object");
 		need(check, !strchr(record->field[ARG_CREDENTIAL_NAME], '/'), "its name is more than a name");
+		need(check, strcmp(record->field[ARG_CREDENTIAL_NAME], ".new"), "copies have that name while they are made");
 		break;
 	case OP_STAGE:
 		state = object(check, record, ARG_STAGE_OBJECT);
@@ -412,6 +413,7 @@ void plan_parse(struct plan *plan, char *text, size_t size) {
 		check_record(&check, record);
 	}
 	need(&check, check.entered, "it never enters a root");
+	need(&check, check.init || !said(&check, OP_CPU_TIME), "the limit of processor time needs an init");
 	release(check.objects);
 	release(check.opened);
 }

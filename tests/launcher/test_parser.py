@@ -284,6 +284,9 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "processor time without pid": (
         lambda w: replaced(without(without(w, "mount-proc"), "init"), "unshare", 1, "user,mount,ipc,uts,net"),
         "it needs a pid namespace"),
+    "processor time without init": (lambda w: without(w, "init"), "needs an init"),
+    "credential with the name of unfinished copies": (lambda w: replaced(w, "credential", 2, ".new"),
+                                                      "while they are made"),
     "second credentials": (lambda w: with_after(w, "credentials", "credentials 5"), "it is said once"),
     "credential for another object": (lambda w: replaced(w, "credential", 1, "4"), "another kind of object"),
     "credential below a directory": (lambda w: replaced(w, "credential", 2, "a/b"), "more than a name"),

@@ -225,6 +225,14 @@ def test_processor_time_of_all_processes_counts(launcher: Launcher, image: Path,
     assert 1_000_000 <= result["user_us"] + result["system_us"] < 20_000_000
 
 
+@pytest.mark.parametrize("left", [0, 5, 6, 7])
+def test_processor_time_that_the_payload_hides_is_used_up(launcher: Launcher, image: Path, receipts: Receipts,
+                                                          left: int) -> None:
+    """Init needs descriptors to see it, and a process of the same user can leave it few."""
+    launcher.run(contained(image, f"starve 1 {left} + burn 120", receipts.asked + "cpu-time 1000 1000"))
+    assert receipts.result()["cause"] == "cpu-time"
+
+
 def test_processor_time_needs_proc_of_the_container(launcher: Launcher, image: Path) -> None:
     ended = launcher.run(contained(image, "exit 0", "cpu-time 1000 1000", placing=""))
     ended.refused("cannot limit the payload's processor time: /proc is not that of its processes")

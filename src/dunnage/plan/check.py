@@ -190,6 +190,8 @@ class _Story:
     def finish(self) -> None:
         if b"enter" not in self.seen:
             raise BadPlan("never enters a root")
+        if b"cpu-time" in self.seen and b"init" not in self.seen:
+            raise BadPlan("the limit of processor time needs an init")
         for what, numbers in (("objects", self.objects), ("opened directories", self.opened)):
             if sorted(numbers) != list(range(len(numbers))):
                 raise BadPlan(f"{what} are not numbered without gaps")
@@ -207,6 +209,7 @@ def _check_limits(name: bytes, fields: dict[str, bytes]) -> None:
         _need(0 < int(fields["milliseconds"]) <= MAX_MILLISECONDS and int(fields["grace"]) <= MAX_MILLISECONDS,
               "the time is out of range")
     elif name in (b"receipt", b"credential"):
+        _need(name != b"credential" or fields["name"] != b".new", "copies have that name while they are made")
         _need(b"/" not in fields["name"], "its name is more than a name")
     elif name == b"limit":
         _need(int(fields["soft"]) <= int(fields["hard"]), "its soft limit is above the hard one")

@@ -65,7 +65,7 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
     ("wall-time", SUPERVISION, (("milliseconds", "number"), ("grace", "number")),
      "SIGTERM to the payload this long after its start, SIGKILL to everything `grace` milliseconds later."),
     ("cpu-time", SUPERVISION, (("milliseconds", "number"), ("grace", "number")),
-     "The same once all processes of the payload together have used this much processor time; needs a pid namespace."),
+     "The same once all processes of the payload together have used this much processor time; needs `init`."),
     ("cgroup", SUPERVISION,
      (("memory", "number"), ("pids", "number"), ("missing", "fatal|quiet"), ("parent", "path")),
      "A new cgroup (version 2) in `parent` for the payload, removed after its end. Bytes, processes; 0: no limit."),
