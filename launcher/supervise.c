@@ -749,13 +749,23 @@ static bool stays_outside(bool pid_namespace) {
 
 /* Init as a child of the starter: the launcher's own process ends here. */
 static void clone_for_starter(void) {
+	int ends[2];
+	char go = 1;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+		die("", errno, "socketpair", "start init");
 	uint32_t pid = (uint32_t)syscall(SYS_clone, (unsigned long)(CLONE_PARENT | SIGCHLD), 0, 0, 0, 0);
 	if ((int32_t)pid < 0)
 		die(errno == EAGAIN ? "raise the limit of processes (ulimit -u)" : "", errno, "clone", "start init");
 	if (pid) {
-		tell(MESSAGE_INIT, &pid, sizeof pid);
+		if (tell(MESSAGE_INIT, &pid, sizeof pid))
+			(void)!send(ends[0], &go, 1, MSG_NOSIGNAL);
 		_exit(0);
 	}
+	/* It says nothing before its starter knows its pid, and is nothing when the launcher was killed before that. */
+	close(ends[0]);
+	if (recv(ends[1], &go, 1, 0) != 1)
+		_exit(speech.code);
+	close(ends[1]);
 	upstream = control;
 	keep_none();
 	keep(upstream);

@@ -468,6 +468,17 @@ def test_init_is_the_starters_own_child(launcher: Launcher, image: Path) -> None
         assert os.waitstatus_to_exitcode(status) == 7
 
 
+@pytest.mark.requirement("HRD-51", "REL-22")
+@pytest.mark.parametrize("fault", ["delay_enter=1000000", "signal=KILL"])
+def test_init_is_nothing_before_its_starter_knows_of_it(launcher: Launcher, image: Path, tmp_path: Path,
+                                                        fault: str) -> None:
+    """However long the launcher takes to tell its pid, and also when it is killed before."""
+    need("strace")
+    inject = ["strace", "-q", "-o", "/dev/null", "-e", "trace=sendto", "-e", f"inject=sendto:{fault}:when=1"]
+    with starter(launcher, contained(image, "exit 7"), wrap=inject) as it:
+        assert it.next()[0] == ("init" if "delay" in fault else "")
+
+
 @pytest.mark.parametrize("why", ["supervise", "receipt", "host pids"])
 def test_outer_process_tells_the_same(launcher: Launcher, image: Path, receipts: Receipts, why: str) -> None:
     naming = {"supervise": "supervise", "receipt": receipts.asked, "host pids": "supervise"}[why]
