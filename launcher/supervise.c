@@ -367,6 +367,14 @@ static void fact_usage(void) {
 
 static bool foreground;
 
+/* Reads what nobody will obey: a peer whose words are left unread is told ECONNRESET before what we said last. */
+static void hang_up(int from) {
+	char word;
+	if (from >= 0 && !shutdown(from, SHUT_RD))
+		while (recv(from, &word, 1, MSG_DONTWAIT) > 0)
+			;
+}
+
 /* The last act of the process that watches over the payload; of the outer one, where init did that, with init's facts. */
 static _Noreturn void finish(int status) {
 	if (start_failed) {
@@ -386,6 +394,8 @@ static _Noreturn void finish(int status) {
 	if (is_top())
 		receipt_write(NULL, NULL);
 	tell(MESSAGE_ENDED, facts, sizeof facts);
+	hang_up(upstream);
+	hang_up(control);
 	if (is_init)
 		_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status)); /* the kernel ends the rest */
 	if (foreground) /* a shell inside cannot give the terminal back: our group has no number there */
@@ -485,8 +495,6 @@ static bool hear(void) {
 	while (got < 0 && errno == ECONNRESET);
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return false;
-	if (got < 0 && errno == ECONNRESET) /* it ended with something of ours unread; what it said before is still there */
-		return true;
 	if (got < (ssize_t)sizeof kind) { /* the other end is closed: by exec, or by death */
 		unkeep(news);
 		close(news);

@@ -527,6 +527,21 @@ def test_kill_by_the_starter_is_told_with_facts(launcher: Launcher, image: Path,
         assert (CAUSES[facts["cause"]][0], CLASSES[facts["class"]][0], facts["leftovers"]) == ("told", "killed", 1)
 
 
+@pytest.mark.parametrize("naming", ["", "supervise"])
+def test_words_that_come_too_late_do_not_cost_the_end(launcher: Launcher, image: Path, naming: str) -> None:
+    """A socket that is closed with something unread in it makes the other end forget what it was told."""
+    for _ in range(10):
+        with starter(launcher, contained(image, "exit 7", naming)) as it:
+            it.until("executed")
+            pid = it.init or it.process.pid
+            while not gone(pid):
+                try:
+                    it.socket.send(b"x", socket.MSG_DONTWAIT)
+                except OSError:
+                    break
+            assert os.waitstatus_to_exitcode(it.facts()["status"]) == 7
+
+
 @pytest.mark.requirement("R18")
 @pytest.mark.parametrize("naming", ["die-with-caller 0", "die-with-caller 0\nsupervise"])
 def test_starter_that_lets_go_ends_everything(launcher: Launcher, image: Path, naming: str) -> None:
