@@ -1,7 +1,7 @@
 """Write the bundle that `dunnage.start` reads. Usage: PYTHON -I packaging/bundle.py PARENT [PREFIX_TO_STRIP]
 
 PARENT holds the package `dunnage`. The bundle is for the Python that runs this, and holds the
-modules of the verb `exec`, without docstrings, in the order in which their imports end.
+modules of the verbs `exec` and `payload`, without docstrings, in the order in which their imports end.
 PREFIX_TO_STRIP (DESTDIR) is cut from the paths that tracebacks show.
 """
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from importlib.util import MAGIC_NUMBER
 
 FUTURE = __future__.annotations.compiler_flag
-HOT = "import dunnage.__main__, dunnage.cli.exec"
+HOT = "import dunnage.__main__, dunnage.cli.exec, dunnage.cli.payload"
 
 
 def modules(parent: str) -> list[str]:

@@ -151,6 +151,21 @@ def test_hot_verbs_import_builtin_modules_only(traced: Path, verb: str, options:
     assert len(ours) <= 45
 
 
+@pytest.mark.requirement("D8", "R16")
+@pytest.mark.parametrize("options", [
+    [], ["--job", "/tmp", "--wall-time", "1h", "--limit", "files=64", "--keep-env", "A", "--tmp-size", "1G"],
+    ["--receipt", "/tmp/receipt", "--require", "own-tmp", "--credential", "A=/etc/passwd"]], ids=" ".join)
+def test_payload_imports_builtin_modules_only(traced: Path, options: list[str], image: Path, tmp_path: Path) -> None:
+    plain = importing([sys.executable, "-I", "-S", "-X", "importtime", "-c", "pass"])
+    options = [option.replace("/tmp", str(tmp_path)) for option in options]
+    found = importing([traced, "payload", *options, image, "--", "/bin/true"])
+    ours = {name for name in found if name.split(".")[0] == "dunnage"}
+    assert "dunnage.plan.strict" in ours, "the trace shows nothing"
+    surplus = found - plain - ours - set(sys.builtin_module_names) - {"__future__"}
+    assert not surplus, surplus
+    assert len(ours) <= 45
+
+
 @pytest.mark.requirement("D8")
 def test_importing_the_package_imports_nothing_else() -> None:
     code = (f"import sys; before = set(sys.modules); sys.path.insert(0, {str(SOURCES.parent)!r}); import dunnage; "
