@@ -24,7 +24,7 @@ def sh(script: str) -> list[str]:
 
 @pytest.mark.parametrize("script, changes", [
     ("exit 0", {}), ("kill -9 $$", {}),
-    ("exit 3", {"env": {"A": "b"}, "binds": [("/usr", "/new/usr")], "keep_env": ["HOME"]}),
+    ("exit 3", {"env": {"A": "b"}, "binds": [("/usr", "/new/usr")], "keep_env": ["LANG"]}),
     ("sleep 1000", {"limits": dunnage.Limits(wall_time=0.2, grace=0, resources={"files": 64})}),
     ("exit 0", {"host_pid": True, "no_landlock": True, "keep_keyring": True}), ("(sleep 1000 &) ; exit 1", {}),
 ], ids=["well", "signal", "exit code", "limit", "shared", "leftovers"])

@@ -28,7 +28,8 @@ from kernels.results import Result, failure, of_probes, of_pytest, report  # noq
 OUTPUT = TREE / "build" / "kernels"
 PROBES = "probes"
 TESTS = {
-    "cgroup": "tests/kernels/test_delegated_cgroup.py tests/kernels/test_initramfs.py",
+    "cgroup": "tests/kernels/test_delegated_cgroup.py tests/kernels/test_initramfs.py "
+              "tests/payload/test_cgroup.py",
     "conformance": "tests/kernel/test_conformance.py",
     "launcher": "tests/launcher",
     # of the verbs' tests those where the kernel has a say

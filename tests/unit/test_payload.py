@@ -210,6 +210,14 @@ def test_credentials_that_cannot_be_had(line: str, why: str) -> None:
     assert why in refused(line).why
 
 
+@pytest.mark.parametrize("line", [
+    "--keep-env HOME", "--keep-env PATH", "--credential PATH=/etc/hosts", "--env HOME=/x", "--env PWD=/x",
+    "--env A=b --credential A=/etc/hosts",
+])
+def test_variables_that_are_set_otherwise(line: str) -> None:
+    assert refused(line).fix
+
+
 # -- environment and descriptors --------------------------------------------------------------------
 
 def test_kept_variables_and_descriptors_are_named() -> None:

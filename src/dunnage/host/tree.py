@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import posix
 
-from dunnage.errors import DunnageError
+from dunnage.errors import IMAGE, SETUP, DunnageError
 from dunnage.image.directory import MAX_LINKS, is_dir, is_file, is_link
 from dunnage.messages import errno_name, escape, remedy
 
@@ -31,20 +31,20 @@ class DiskTree:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _refused("look at", path, error) from None
+            raise _refused("look at", path, error, self.root) from None
 
     def readlink(self, path: bytes) -> bytes:
         try:
             return posix.readlink(self.root + path)
         except OSError as error:
-            raise _refused("read the link", path, error) from None
+            raise _refused("read the link", path, error, self.root) from None
 
     def listdir(self, path: bytes) -> list[tuple[bytes, str]]:
         try:
             with posix.scandir(self.root + path) as entries:
                 return [(entry.name, _kind(entry)) for entry in entries]
         except OSError as error:
-            raise _refused("list the directory", path, error) from None
+            raise _refused("list the directory", path, error, self.root) from None
 
     def read_file(self, path: bytes, limit: int) -> bytes | None:
         try:
@@ -55,7 +55,7 @@ class DiskTree:
         except OSError as error:
             if errno_name(error.errno or 0) in ("ELOOP", "ENXIO"):  # a link, a socket
                 return None
-            raise _refused("read", path, error) from None
+            raise _refused("read", path, error, self.root) from None
         try:
             found = posix.fstat(file)
             if not is_file(found):
@@ -68,7 +68,7 @@ class DiskTree:
                 raise DunnageError(f"read '{escape(path)}'", f"it is larger than {limit} bytes")
             return content
         except OSError as error:
-            raise _refused("read", path, error) from None
+            raise _refused("read", path, error, self.root) from None
         finally:
             posix.close(file)
 
@@ -149,10 +149,10 @@ def _kind(entry: os.DirEntry[bytes]) -> str:
         return "file"
 
 
-def _refused(action: str, path: bytes, error: OSError) -> DunnageError:
+def _refused(action: str, path: bytes, error: OSError, root: bytes = b"") -> DunnageError:
     name = errno_name(error.errno or 0)
     fix = {
         "EACCES": "give your account search permission on every directory of that path",
         "ENAMETOOLONG": "use a path of at most 4095 bytes with names of at most 255",
     }.get(name) or remedy(name)
-    return DunnageError(f"{action} '{escape(path)}'", name, fix)
+    return DunnageError(f"{action} '{escape(path)}'", name, fix, kind=IMAGE if root else SETUP)

@@ -26,6 +26,12 @@ CREDENTIALS = b"/run/credentials"
 # The whole allow list of variables. What may hold a secret, proxies with passwords for one, is named by --keep-env.
 PASSED = (b"TERM", b"TZ", b"USER", b"LOGNAME")
 
+# Variables that nobody else sets, and what does.
+SET_HERE = {
+    b"HOME": "it is the place of the job directory: --job DIR:INSIDE", b"PWD": "--pwd says where to start",
+    b"PATH": "--env PATH=... sets it",
+}
+
 NAMESPACES = ((b"pid", "allow_pid_ns", "--host-pid"), (b"ipc", "allow_ipc_ns", "--host-ipc"),
               (b"uts", "allow_uts_ns", "--hostname"))
 
@@ -52,6 +58,12 @@ def check(options: Options, policy: SitePolicy, namespaces: list[bytes]) -> None
                 f"EPERM, the site says `allow {name.decode()} ns = no` in {policy.origin(attribute)}",
                 f"{wish}{'' if name == b'uts' else ' ask the site to allow it'}", kind=POLICY,
             )
+    named = [(b"--keep-env ", name) for name in options.keep_env]
+    named += [(b"--credential ", name) for name, _ in options.credentials]
+    named += [(b"--env ", name) for name, _ in options.env if name != b"PATH"]
+    for text, name in named:
+        if name in SET_HERE:
+            raise _unusable(text + name, f"{name.decode()} is set for the container", SET_HERE[name])
     if options.cpu_time and options.host_pid:
         raise DunnageError(
             "use --cpu-time", "the time of all processes is known only with a pid namespace of their own",
@@ -147,6 +159,8 @@ def credentials(wanted: Wanted, options: Options, facts: HostFacts, host: Host) 
     for name, file in options.credentials:
         text = b"--credential %s=%s" % (name, file)
         path = absolute(file, facts.cwd)
+        if any(name == given for given, _ in options.env):
+            raise _unusable(text, f"--env sets {escape(name)}, too", "leave one of them out")
         if any(name == other for other, _, _ in files):
             raise _unusable(text, f"{escape(name)} is named twice", "leave one of them out")
         try:
