@@ -230,7 +230,7 @@ void process_prepare(void);
 void need_call(int result, const char *name);
 void restore_signals(void);
 void restore_limits(void);
-unsigned arm_watchdog(void);
+void arm_watchdog(void);
 void disarm_watchdog(void);
 /* A process that stays keeps this descriptor when it lets go of the others. */
 void keep(int fd);

@@ -34,8 +34,16 @@ struct caller caller;
 
 /* ---- the surroundings of the launch ---- */
 
+static struct timespec armed;
+static volatile sig_atomic_t foreign_alarm; /* one that is not the watchdog's, for the payload */
+
 static void watchdog(int signal) {
-	(void)signal;
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (now.tv_sec - armed.tv_sec < WATCHDOG_SECONDS - 1) {
+		foreign_alarm = signal;
+		return;
+	}
 	die("look at the file systems of the image and of the binds; one of them may hang", 0,
 		"it took longer than 300 s", "start the container, at %s", speech.doing);
 }
@@ -44,11 +52,12 @@ static void watchdog(int signal) {
 static timer_t deadline;
 static bool deadline_set;
 
-unsigned arm_watchdog(void) {
+void arm_watchdog(void) {
+	clock_gettime(CLOCK_MONOTONIC, &armed);
 	struct sigevent kill_us = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
 	deadline_set = !timer_create(CLOCK_MONOTONIC, &kill_us, &deadline)
 		&& !timer_settime(deadline, 0, &(struct itimerspec){.it_value.tv_sec = WATCHDOG_SECONDS + 10}, NULL);
-	return alarm(WATCHDOG_SECONDS);
+	alarm(WATCHDOG_SECONDS);
 }
 
 void disarm_watchdog(void) {
@@ -75,16 +84,17 @@ void process_prepare(void) {
 		caller.action[signal].sa_handler = call.ignored >> (signal - 1) & 1 ? SIG_IGN : SIG_DFL;
 	static const int ours[] = {SIGCHLD, SIGPIPE, SIGXFSZ, SIGALRM};
 	for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
-		struct sigaction old, action = {.sa_handler = ours[i] == SIGALRM ? watchdog : ours[i] == SIGCHLD ? SIG_DFL : SIG_IGN};
+		struct sigaction old, action = {.sa_flags = SA_RESTART, .sa_handler = ours[i] == SIGALRM ? watchdog : ours[i] == SIGCHLD ? SIG_DFL : SIG_IGN};
 		need_call(sigaction(ours[i], &action, &old), "sigaction");
 		if (!call.known)
 			caller.action[ours[i]] = old;
 	}
+	caller.alarm = alarm(0);
+	arm_watchdog();
 	sigset_t unblock;
 	sigemptyset(&unblock);
 	sigaddset(&unblock, SIGALRM);
 	need_call(sigprocmask(SIG_UNBLOCK, &unblock, NULL), "sigprocmask");
-	caller.alarm = arm_watchdog();
 	if (!getcwd(caller.directory, sizeof caller.directory))
 		caller.directory[0] = 0; /* it was deleted */
 	struct statfs found;
@@ -95,6 +105,12 @@ void process_prepare(void) {
 
 void restore_signals(void) {
 	static const int changed[] = {SIGCHLD, SIGPIPE, SIGXFSZ, SIGALRM};
+	sigset_t all;
+	sigfillset(&all);
+	need_call(sigprocmask(SIG_SETMASK, &all, NULL), "sigprocmask");
+	alarm(0);
+	if (foreign_alarm) /* waits, as it would have without us */
+		kill(getpid(), SIGALRM);
 	for (size_t i = 0; i < sizeof changed / sizeof *changed; i++)
 		need_call(sigaction(changed[i], &caller.action[changed[i]], NULL), "sigaction");
 	need_call(sigprocmask(SIG_SETMASK, &caller.mask, NULL), "sigprocmask");
