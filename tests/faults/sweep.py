@@ -17,7 +17,7 @@ from pathlib import Path
 from containers.front import Front
 from dunnage.plan import outcome as table
 from faults.injector import Call, Fault, Injector, Outcome, call_names
-from faults.targets import Host, Maker, Start
+from faults.targets import Host, Maker, Start, wait_for_keys
 
 MESSAGES = [name for name, *_ in table.MESSAGES]
 NUL = b"\0"
@@ -65,6 +65,7 @@ class Bench:
         self.host, self.place = host, place
         self.start: Start = maker(host, place, front)
         self.injector = Injector(program, place / "log")
+        wait_for_keys()
         clean = [self.run(None) for _ in range(3)]
         for each in clean:
             assert each.status == 0 and not each.err and each.out.endswith("facts end\n"), each

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Optional
@@ -20,7 +21,7 @@ KEYCTL_GET_KEYRING_ID, SESSION_KEYRING = 0, -3
 IPC_PRIVATE, IPC_RMID = 0, 0
 NAMESPACES = ("user", "mnt", "pid", "ipc", "uts", "net", "cgroup", "time")
 # One line: what cannot be done, and why; before the plan was read the launcher gives its own name.
-CLEAR = r"dunnage(-launch)?: cannot [^\n]+: [^\n]+\n"
+CLEAR = r"(dunnage: warning: cannot write the receipt [^\n]+\n)?dunnage(-launch)?: cannot [^\n]+: [^\n]+\n"
 
 
 class Host:
@@ -61,17 +62,33 @@ class Host:
         os.close(self.secret)
 
 
+def wait_for_keys() -> None:
+    """Until other work of this user leaves room in its quota of keys: every contained payload has one."""
+    for _ in range(600):
+        for line in Path("/proc/key-users").read_text().splitlines():
+            user, _, _, used, _ = line.replace(":", " ").split()[:5] if line.count("/") == 3 else ("", "", "", "", "")
+            if user == str(os.getuid()):
+                have, most = map(int, used.split("/"))
+                break
+        else:
+            return
+        if have < 0.8 * most:
+            return
+        time.sleep(0.1)
+
+
 class Start:
     """A command that can be run again and again.
 
     clear       what a clear error looks like
+    plan        of the launcher
     receipts    directory that has nothing but a receipt in it afterwards; None when there is none to be written
     controlled  the launcher tells what happens over a socket, and leaves init to its parent, as for the API
     """
 
-    def __init__(self, command: Sequence[str], descriptors: Sequence[int], clear: str, receipts: Path | None = None, *,
-                 controlled: bool = False) -> None:
-        self.command, self.descriptors, self.receipts = command, descriptors, receipts
+    def __init__(self, command: Sequence[str], descriptors: Sequence[int], clear: str, plan: bytes = b"",
+                 receipts: Path | None = None, *, controlled: bool = False) -> None:
+        self.command, self.descriptors, self.plan, self.receipts = command, descriptors, plan, receipts
         self.clear = re.compile(clear)
         self.controlled = controlled
 
@@ -107,10 +124,11 @@ def launcher(*words: str, inside: str = "/mnt", receipt: bool = False, controlle
             options += ["--receipt", f"{receipts}/receipt.json", "--credential", f"TOKEN={place}/token"]
         text = front("explain", "--plan", *options, host.image, *host.words).well().out
         call = call_block(environment={"KEPT": "1", "SECRET": "1"})
-        files = [memory_file(wire.encode(strict(wire.parse(text), place / "scratch"))), memory_file(call)]
+        plan = wire.encode(strict(wire.parse(text), place / "scratch"))
+        files = [memory_file(plan), memory_file(call)]
         program = str(front.path.parent / "dunnage-launch")
         command = [program, "--plan-fd", str(files[0]), "--call-fd", str(files[1])]
-        return Start(command, [host.secret, *files], CLEAR, receipts, controlled=controlled)
+        return Start(command, [host.secret, *files], CLEAR, plan, receipts, controlled=controlled)
 
     return make
 
