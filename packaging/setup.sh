@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install what is missing on Debian or Ubuntu; without root, say what is and what still works.
-# Usage: packaging/setup.sh GROUP...     groups as in packages.txt: build test demo bench kernels
+# Usage: packaging/setup.sh GROUP...     groups as in packages.txt: build test demo bench kernels fuzz
 # Exit status 1: what the groups are for is impossible.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin # dpkg needs them, and `su` leaves them out
