@@ -557,10 +557,12 @@ def test_starter_that_lets_go_ends_everything(launcher: Launcher, image: Path, n
 
 
 def test_stop_and_continue_are_told(launcher: Launcher, image: Path) -> None:
-    with starter(launcher, contained(image, "signal 19 + exit 2")) as it:
+    with starter(launcher, contained(image, "signal 19 + wait + exit 2"), stdin=subprocess.PIPE) as it:
         it.until("stopped")
         os.kill(it.init, signal.SIGCONT)
         it.until("continued")
+        assert it.process.stdin
+        it.process.stdin.close()  # a payload that ends at once was never seen to go on
         assert os.waitstatus_to_exitcode(it.facts()["status"]) == 2
 
 
