@@ -51,6 +51,14 @@ def helpers(command: Command, user: pwd.struct_passwd) -> Helpers:
         _end(started, payload, before)
 
 
+def of_each(pids: list[int]) -> Helpers:
+    """The mean of such processes, each of which stays beside a payload of its own."""
+    sizes = [_size(pid) for pid in pids]
+    known = all(pss >= 0 for pss, _ in sizes)
+    return Helpers(1, sum(pss for pss, _ in sizes) // len(pids) if known else -1,
+                   sum(private for _, private in sizes) // len(pids), (_comm(pids[0]),))
+
+
 def _end(started: subprocess.Popen[bytes], payload: int | None, before: set[int]) -> None:
     """The payload first, so that its runtime can clean up; what is left after two seconds is killed."""
     if payload is not None:

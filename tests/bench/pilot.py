@@ -8,10 +8,12 @@ import os
 import resource
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable
 
 import dunnage
-from bench import programmes
+from bench import memory, programmes, workplace
 from bench.cases import Case
 from bench.measure import LEAST_RUNS, Clock, Times
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 REUSED, ANEW = "Python API, one Payload for all", "Python API, a Payload each"
 BY_SPAWN, BY_SUBPROCESS = "bubblewrap by os.posix_spawn", "bubblewrap by subprocess.run"
+HELD = "Python API"
 COMMAND = ["/bin/true"]
 
 
@@ -90,6 +93,33 @@ def _composition(case: Case, runs: int) -> dict[str, float]:
             taken.wall.append(time.perf_counter() - began)
             taken.cpu.append(time.process_time() - used)
     return {"compose_ms": composing.summary()["cpu_ms"], "encode_ms": encoding.summary()["cpu_ms"]}
+
+
+@contextmanager
+def holding(case: Case, at: Workplace, count: int) -> Iterator[list[int]]:
+    """A pilot of the ordinary user that runs this many payloads: the pids of their inits."""
+    receiving, sending = os.pipe()
+    waiting, going = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(going)
+        workplace.become(at.user)
+        payload = dunnage.Payload(case.image, memory.PAYLOAD, binds=case.binds)
+        launcher = dunnage.Launcher(at.launcher)
+        held = [dunnage.Popen(payload, launcher=launcher, stdout=dunnage.DEVNULL) for _ in range(count)]
+        os.write(sending, b"".join(b"%d\n" % process.pid for process in held))
+        os.read(waiting, 1)
+        os._exit(0)  # and they end with it
+    os.close(sending)
+    try:
+        with open(receiving, "rb") as pipe:
+            pids = [int(pipe.readline()) for _ in range(count)]
+            time.sleep(0.3)
+            yield pids
+    finally:
+        os.close(going)
+        os.close(waiting)
+        os.waitpid(child, 0)
 
 
 def _used() -> float:

@@ -73,6 +73,9 @@ def bars(result: Result) -> list[Bar]:
     for row in result.get("memory", []):
         if row["programme"] == EXEC and row["case"] == "a":
             found.append(Bar("helpers of exec", "0", str(row["count"]), row["count"] == 0))
+        elif row["programme"] == pilot.HELD:
+            found.append(Bar("private memory of the init of a payload by the Python API", "<= 300 KiB",
+                             f"{row['private_kib']} KiB", row["private_kib"] <= 300))
         elif row["programme"] == EXEC:
             found.append(Bar("private memory of the helpers of exec with a pid namespace", "<= 300 KiB",
                              f"{row['private_kib']} KiB", row["private_kib"] <= 300))

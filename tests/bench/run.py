@@ -135,6 +135,13 @@ def look_at_memory(at: Workplace, chosen: list[Case], effort: Effort) -> list[di
                 continue
             rows.append({"programme": name, "case": key, "count": found.processes, "pss_kib": found.pss,
                          "private_kib": found.private, "names": found.names})
+    if "d" in by_key:
+        for count in (1, 64):
+            with pilot.holding(by_key["d"], at, count) as pids:
+                found = memory.of_each(pids)
+            name = pilot.HELD if count == 1 else f"the same, each of {count}"
+            rows.append({"programme": name, "case": "d", "count": found.processes, "pss_kib": found.pss,
+                         "private_kib": found.private, "names": found.names})
     return rows
 
 

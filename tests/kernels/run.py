@@ -32,6 +32,7 @@ TESTS = {
               "tests/payload/test_cgroup.py",
     "conformance": "tests/kernel/test_conformance.py",
     "launcher": "tests/launcher",
+    "api": "tests/api/test_run.py tests/api/test_receipts.py tests/api/test_aio.py tests/api/test_hostile.py",
     # of the verbs' tests those where the kernel has a say
     "verbs": " ".join(f"tests/kernel/test_{name}.py" for name in ("bad_input", "binds", "check", "freeze", "images",
                                                                   "leftovers", "verbs")),
@@ -39,7 +40,7 @@ TESTS = {
 }
 JOBS = [PROBES, *TESTS]
 # What one boot runs, one after the other; two boots at a time fill a small machine.
-BOOTS = {"cases": [PROBES, "cgroup", "conformance", "odd"], "verbs": ["verbs"], "launcher": ["launcher"]}
+BOOTS = {"cases": [PROBES, "cgroup", "conformance", "odd"], "verbs": ["verbs", "api"], "launcher": ["launcher"]}
 # Seconds for a boot, to end what hangs: the longest needs 150 on an idle machine, and two or three times as long
 # on a busy one.
 LIMIT = 900
