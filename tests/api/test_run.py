@@ -12,6 +12,7 @@ import pytest
 
 import dunnage
 from api import pilots
+from containers.terminal import read_until
 from dunnage import DEVNULL, PIPE, STDOUT
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left")]
@@ -230,7 +231,7 @@ def test_terminal_that_is_given_is_the_payloads_own(plain: dunnage.Payload) -> N
     try:
         script = "echo said > /dev/tty; test -t 0 && test -c /dev/console && sleep 1000"
         with dunnage.Popen(plain, sh(script), stdin=follower, stdout=follower, stderr=follower) as process:
-            assert os.read(leader, 100) == b"said\r\n" and not process.warnings
+            assert read_until(leader, b"\n") == b"said\r\n" and not process.warnings
             os.write(leader, b"\x03")
             assert process.wait(60) == -signal.SIGINT, "Ctrl-C"
         assert process.receipt is not None and process.receipt.failure_class == "payload"

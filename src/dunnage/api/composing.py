@@ -5,6 +5,7 @@ import os
 
 from dunnage import __version__
 from dunnage.api.failures import classified
+from dunnage.api.payload import tell_origins
 from dunnage.errors import DunnageError
 from dunnage.plan.compose import Composition
 from dunnage.plan.environment import EXTENDING, Environment
@@ -86,6 +87,10 @@ class Composed:
         from dunnage.plan import isolation, receipt
 
         whole, prepared = self.prepared.composition, self.prepared
+        if not self.options.origins:
+            said = payload.options()  # without what it implies
+            tell_origins(said)
+            self.options.origins = said.origins
         composition = Composition(
             self._now(whole.operations, payload), whole.namespaces, whole.wanted, whole.placement,
             self._environment(payload), list(payload.command), whole.warnings, whole.notes,

@@ -353,11 +353,19 @@ class Payload(Immutable):
         found.cgroup = limits.cgroup
         found.limits_optional = limits.optional
         found.limits = {name.encode(): pair for name, pair in limits.resources.items()}
-        usual = options.Options()
-        found.origins = {
-            name: "dunnage.Payload" for name in found.__slots__ if getattr(found, name) != getattr(usual, name)
-        }
+        if self.receipt or self.require:
+            tell_origins(found)
         return found
+
+
+def tell_origins(told: Options) -> None:
+    """What differs from the usual was said by the pilot: receipts tell who decided."""
+    from dunnage.plan import options
+
+    usual = options.Options()
+    told.origins = {
+        name: "dunnage.Payload" for name in told.__slots__ if getattr(told, name) != getattr(usual, name)
+    }
 
 
 def payload(
