@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dunnage.cli import explain
 from dunnage.errors import POLICY, USAGE, DunnageError
 from dunnage.plan import isolation
 from unit.composing import Machine, fields
@@ -63,6 +64,13 @@ def test_kept_descriptors_are_named() -> None:
 def test_what_a_bind_gives_away_is_off(option: str, number: str, why: str) -> None:
     row = rows(f"payload {option} IMAGE true")[number]
     assert (row["planned"], row["why"]) == ("off", why)
+
+
+def test_explain_says_what_gives_a_directory_away() -> None:
+    prepared, options = Machine().prepare("payload --bind /home:/h --memory 1G --limits-optional IMAGE true")
+    text = explain.shown(explain.document(prepared, b"payload", options))
+    assert "own-home (shown by --bind /home:/h)" in text.replace("\n   ", "")
+    assert "protections unavailable: cgroup-limits (nobody looked for a cgroup)" in text
 
 
 def test_job_directory_below_home_does_not_show_the_home() -> None:

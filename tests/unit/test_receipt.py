@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dunnage.__main__ import run
 from dunnage.cli.call import Call
 from dunnage.errors import DunnageError
+from dunnage.image.reference import Reference
 from dunnage.plan import outcome, receipt
 from payload.receipts import check, classes
 from unit.composing import Machine, fields
@@ -62,6 +63,12 @@ def test_launcher_says_which_best_effort_protections_came_true() -> None:
     assert rows["PRO-16"]["state"] == "on"
     assert (rows["PRO-17"]["state"], rows["PRO-17"]["why"]) == ("unavailable", "needs kernel 6.12: EOPNOTSUPP")
     assert [row["id"] for row in document(line)["protections"]].count("PRO-17") == 1
+
+
+def test_image_of_cvmfs_names_its_repository() -> None:
+    path = b"/cvmfs/unpacked.cern.ch/registry.hub.docker.com/library/alma:9"
+    found = receipt.image(b"alma", Reference(b"alma", path, path, 7, 2))
+    assert (found["repository"], found["path"]) == (b"unpacked.cern.ch", path)
 
 
 def test_digest_is_of_what_runs_and_not_of_the_run() -> None:

@@ -169,7 +169,7 @@ def shown(report: dict[str, Any]) -> str:
     ]
     for state in ("on", "off", "unavailable"):
         names = [
-            f"{entry['name']} ({entry['why']})" if entry["by"] == "site" or state == "unavailable" else entry["name"]
+            f"{entry['name']} ({entry['why']})" if _worth_saying(entry) else entry["name"]
             for entry in report["protections"] if entry["planned"] == state
         ]
         if names:
@@ -184,6 +184,14 @@ def shown(report: dict[str, Any]) -> str:
     for title, texts in (("warning", report["warnings"]), ("note", report["notes"])):
         lines += [f"{title}: {text}" for text in texts]
     return "\n".join(lines) + "\n"
+
+
+def _worth_saying(entry: dict[str, Any]) -> bool:
+    """Is the reason of this launch, rather than one that is the same for all?"""
+    if entry["by"] == "site" or entry["planned"] == "unavailable":
+        return "why" in entry
+    why = str(entry.get("why", ""))
+    return entry["planned"] == "off" and why.startswith(("shown by", "the image is", "the site says"))
 
 
 def _at(root: _Place, path: str) -> _Place:
