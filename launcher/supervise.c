@@ -765,13 +765,20 @@ static void clone_for_starter(void) {
 	if ((int32_t)pid < 0)
 		die(errno == EAGAIN ? "raise the limit of processes (ulimit -u)" : "", errno, "clone", "start init");
 	if (pid) {
-		if (tell(MESSAGE_INIT, &pid, sizeof pid))
-			(void)!send(ends[0], &go, 1, MSG_NOSIGNAL);
+		if (!tell(MESSAGE_INIT, &pid, sizeof pid))
+			die("", errno, "send", "tell of init"); /* which ends with us */
+		while (send(ends[0], &go, 1, MSG_NOSIGNAL) < 0 && errno != EPIPE)
+			if (errno != EINTR)
+				die("", errno, "send", "let the container begin");
 		_exit(0);
 	}
 	/* It says nothing before its starter knows its pid, and is nothing when the launcher was killed before that. */
 	close(ends[0]);
-	if (recv(ends[1], &go, 1, 0) != 1)
+	ssize_t got;
+	while ((got = recv(ends[1], &go, 1, 0)) < 0)
+		if (errno != EINTR)
+			die("", errno, "recv", "wait for the launcher");
+	if (!got)
 		_exit(speech.code);
 	close(ends[1]);
 	upstream = control;
