@@ -52,6 +52,7 @@ def test_deaf_payload_is_killed_all_the_same(plain: dunnage.Payload) -> None:
 LEAVES = "for i in 1 2 3 4 5; do setsid sh -c 'trap : TERM HUP; (sleep {0} & sleep {0}) & sleep {0}' & done; "
 
 
+@pytest.mark.requirement("ISO-18")
 @pytest.mark.parametrize("changes", [{}, {"host_pid": True}, {"receipt": "there"}], ids=str)
 def test_nothing_that_forks_away_survives(plain: dunnage.Payload, changes: dict[str, Any], tmp_path: Path) -> None:
     """It holds the pipe, is deaf, has a session of its own, and its parents are gone."""

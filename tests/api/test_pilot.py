@@ -1,8 +1,10 @@
 """Whatever the pilot is like, or does besides: payloads are started, waited for, and end with it."""
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,10 @@ from api import pilots
 from dunnage import PIPE
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left")]
+
+
+def sh(script: str) -> list[str]:
+    return ["sh", "-c", script]
 
 
 def image(plain: dunnage.Payload) -> str:
@@ -103,6 +109,7 @@ def handling(number: int, what: object) -> Iterator[None]:
         signal.signal(number, before)
 
 
+@pytest.mark.requirement("HRD-57")
 def test_ignored_sigchld_changes_nothing(plain: dunnage.Payload) -> None:
     with handling(signal.SIGCHLD, signal.SIG_IGN):
         assert dunnage.run(plain, ["sh", "-c", "exit 5"]).returncode == 5
@@ -281,6 +288,7 @@ PILOT_WITH_PAYLOAD = """
 """
 
 
+@pytest.mark.requirement("R18", "PRO-28", "ISO-18")
 @pytest.mark.parametrize("changes", ["{}", "{'receipt': sys.argv[4]}", "{'host_pid': True}"])
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "exit"])
 def test_payloads_end_with_their_pilot(plain: dunnage.Payload, tmp_path: Path, changes: str, how: str) -> None:
@@ -332,8 +340,39 @@ def test_init_that_is_killed_takes_everything_along(plain: dunnage.Payload) -> N
     assert process.receipt is not None and process.receipt.failure_class == "killed"
 
 
+# ---- the launcher ----
+
+@pytest.mark.requirement("R17", "HRD-62")
+def test_launcher_in_memory_is_everybodys_and_nobodys(plain: dunnage.Payload, tmp_path: Path) -> None:
+    """Neither a new version, nor somebody who may write to its file, changes what a running pilot starts."""
+    file = tmp_path / "dunnage-launch"
+    shutil.copy(os.fsdecode(dunnage.Launcher().path), file)
+    launcher = dunnage.Launcher(file)
+    program = launcher.program()
+    assert not isinstance(program, bytes)
+    assert fcntl.fcntl(program.number, 1034) & 0xf == 0xf, "F_GET_SEALS: sealed against everything"
+    with pytest.raises(OSError):
+        os.write(program.number, b"x")
+    file.write_text("#!/bin/sh\nexit 99\n")
+    assert dunnage.run(plain, sh("exit 3"), launcher=launcher).returncode == 3
+    file.unlink()
+    assert dunnage.run(plain, sh("exit 3"), launcher=launcher).returncode == 3
+    with dunnage.Popen(plain, ["sleep", "1000"], launcher=launcher) as process:
+        names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in (process.pid,)]
+        assert names == ["dunnage-init"]
+        process.kill()
+
+
+@pytest.mark.requirement("HRD-62")
+def test_launcher_is_started_from_its_file_where_memory_holds_no_programs(plain: dunnage.Payload) -> None:
+    launcher = dunnage.Launcher(sealed=False)
+    assert launcher.program() == launcher.path
+    assert dunnage.run(plain, sh("exit 3"), launcher=launcher).returncode == 3
+
+
 # ---- what the payload can see of it ----
 
+@pytest.mark.requirement("HRD-11", "HRD-12", "HRD-61")
 def test_payload_finds_nothing_of_the_pilot(plain: dunnage.Payload, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_OF_THE_PILOT", "x")
     script = "cat /proc/*/environ /proc/*/cmdline; ls /proc/self/fd /proc/1/fd; ls -d /proc/[0-9]*"

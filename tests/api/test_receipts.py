@@ -22,6 +22,7 @@ def sh(script: str) -> list[str]:
     return ["sh", "-c", script]
 
 
+@pytest.mark.requirement("R3")
 @pytest.mark.parametrize("script, changes", [
     ("exit 0", {}), ("kill -9 $$", {}),
     ("exit 3", {"env": {"A": "b"}, "binds": [("/usr", "/new/usr")], "keep_env": ["LANG"]}),
@@ -183,6 +184,7 @@ def test_credentials_follow_their_files(plain: dunnage.Payload, tmp_path: Path) 
     assert proxy.read_text() == "three\n"
 
 
+@pytest.mark.requirement("HRD-14")
 def test_sockets_and_directories_given_as_streams_are_warned_of(plain: dunnage.Payload, tmp_path: Path) -> None:
     directory = os.open(tmp_path, os.O_RDONLY)
     try:

@@ -22,6 +22,7 @@ def sh(script: str) -> list[str]:
     return ["sh", "-c", script]
 
 
+@pytest.mark.requirement("R1")
 @pytest.mark.parametrize("script, returncode", [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", -9),
                                                 ("kill -11 $$", -11), ("kill -15 $$", -15)])
 def test_returncode_is_the_payloads_own(plain: dunnage.Payload, script: str, returncode: int) -> None:
@@ -226,6 +227,7 @@ def test_several_threads_may_wait_for_one_payload(plain: dunnage.Payload) -> Non
     assert found == [6] * 8
 
 
+@pytest.mark.requirement("PRO-19")
 def test_terminal_that_is_given_is_the_payloads_own(plain: dunnage.Payload) -> None:
     leader, follower = os.openpty()
     try:
@@ -242,6 +244,7 @@ def test_terminal_that_is_given_is_the_payloads_own(plain: dunnage.Payload) -> N
         os.close(follower)
 
 
+@pytest.mark.requirement("HRD-10", "PRO-15")
 def test_kept_descriptor_has_its_number_inside(plain: dunnage.Payload, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("through it\n")
     with open(tmp_path / "file") as file, open(tmp_path / "file") as second:

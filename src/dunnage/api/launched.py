@@ -117,6 +117,9 @@ class Launched:
         self._receipt: Receipt | None = None
         self._older_receipt: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<dunnage.{type(self).__name__}: pid: {self.pid}, returncode: {self.returncode}, args: {self.args!r}>"
+
     # -- before the payload runs ----------------------------------------------------------------
 
     def _spawn(self, *, again: bool) -> None:
