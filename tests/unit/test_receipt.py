@@ -1,8 +1,11 @@
 """The part of receipts that Python writes; what the launcher adds is in tests/payload."""
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from payload.receipts import check, classes
 from unit.composing import Machine, fields
 
 requirement = pytest.mark.requirement
+SOURCES = Path(receipt.__file__).parents[2]
 
 
 def document(line: str, machine: Machine | None = None, errors: dict[bytes, str] | None = None) -> dict[str, Any]:
@@ -79,6 +83,13 @@ def test_digest_is_of_what_runs_and_not_of_the_run() -> None:
     assert plain.startswith("sha256:") and len(plain) == 71
     assert plain == digest("payload --receipt /data/in/other.json --no-die-with-caller IMAGE true")
     assert plain != digest("payload --receipt /data/in/r.json IMAGE true again")
+
+
+def test_digest_of_an_interpreter_without_hashes_of_its_own() -> None:
+    code = ("import sys; sys.modules.update(_sha2=None, _sha256=None); sys.path.insert(0, sys.argv[1]); "
+            "from dunnage.plan.receipt import digest; print(digest(b'x'))")
+    done = subprocess.run([sys.executable, "-c", code, SOURCES], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.strip() == receipt.digest(b"x") == hashlib.sha256(b"x").hexdigest()
 
 
 @pytest.mark.parametrize(("file", "why"), [

@@ -145,8 +145,14 @@ def failed(error: DunnageError, options: Options, words: list[bytes], version: b
 
 
 def digest(data: bytes) -> str:
-    """SHA-256. hashlib would load OpenSSL; what it is built on is a part of the interpreter."""
-    module = __import__("_sha2" if sys.version_info >= (3, 12) else "_sha256")
+    """SHA-256. hashlib would load OpenSSL; what it is built on is a part of most interpreters.
+
+    Not of those of Enterprise Linux, whose hashes are OpenSSL's alone.
+    """
+    try:
+        module = __import__("_sha2" if sys.version_info >= (3, 12) else "_sha256")
+    except ImportError:
+        import hashlib as module
     return str(module.sha256(data).hexdigest())
 
 
