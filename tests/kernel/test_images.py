@@ -54,7 +54,7 @@ def test_directory_of_others_is_opened(launcher: Launcher, of_root: Path, mode: 
                 "try unlink /odd/plain + try create /odd/x + stat /odd + stat /odd/secret")
     planned = Planned(of_root, [mount_of(tmp_path / "file", "/odd/new")], ["/bin/payload", *commands.split()], mode)
     lines = launcher.run(planned.operations).well().lines
-    shown = {"locked", "new", "null", "plain", "secret", "whiteout"}
+    shown = {"locked", "negative", "new", "null", "plain", "secret", "whiteout"}
     assert set(lines[0].split()) in (shown, shown - {"whiteout"})  # which an overlay takes for what it is
     assert lines[1:6] == ["F", "plain", "EACCES", "EACCES", "EACCES"]
     assert set(lines[6:9]) <= {"EROFS", "EACCES", "EBUSY"}
