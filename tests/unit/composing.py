@@ -79,6 +79,7 @@ class Machine:
         self.front = b"/usr/bin/dunnage"
         self.drivers: list[Driver] = []
         self.cgroup = b""
+        self.rooted = False
 
     def site(self, text: str) -> None:
         take(self.policy, b"/etc/dunnage/dunnage.conf", text.encode())
@@ -101,6 +102,7 @@ class Machine:
         )
         facts.drivers = self.drivers
         facts.cgroup = self.cgroup
+        facts.rooted = self.rooted
         frozen = verb == b"freeze"
         verb = (options.action or b"exec") if verb in (b"explain", b"freeze") else verb
         front = b"" if frozen else self.front

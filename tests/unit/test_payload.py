@@ -49,6 +49,17 @@ def test_nothing_of_the_host_is_mounted_but_device_nodes_and_the_time() -> None:
     assert mount_at(composition, b"/proc").origin == "proc"
 
 
+@requirement("ISO-02", "ISO-50")
+def test_root_is_told_that_its_payloads_are_root() -> None:
+    """Without capabilities, and still the owner of what the kernel and files leave to uid 0."""
+    machine = Machine()
+    assert composed("", machine).warnings == []
+    machine.rooted = True
+    warnings = composed("", machine).warnings
+    assert len(warnings) == 1 and "as another user" in warnings[0]
+    assert machine.compose("exec IMAGE true").warnings == [], "which promises nothing"
+
+
 @requirement("PRO-14", "ATK-01", "CLI-58")
 def test_of_the_environment_four_names_are_passed_and_prefixes_have_no_say() -> None:
     machine = Machine()

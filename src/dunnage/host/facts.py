@@ -58,7 +58,7 @@ class HostFacts:
     __slots__ = (
         "uid", "gid", "cwd", "cwd_device", "cwd_inode", "mounts", "terminals", "controlled", "account", "resolv_conf",
         "drivers", "cgroup", "no_cgroup", "exposed",
-        "console",
+        "console", "rooted",
     )
 
     def __init__(
@@ -79,6 +79,7 @@ class HostFacts:
         self.cgroup = b""  # directory in which we can make one with limits, where limits are asked for
         self.no_cgroup = "nobody looked for a cgroup"  # why there is none
         self.console = b""  # the terminal that was made for a payload
+        self.rooted = False  # we are the machine's uid 0, not only that of a container
         self.exposed: list[str] = []  # what a payload can do with its standard descriptors
 
 
@@ -110,9 +111,11 @@ def gather() -> HostFacts:
     cwd, device, inode = _cwd()
     mounts = MountTable(_read(b"/proc/self/mountinfo"), int(_read(b"/proc/sys/fs/mount-max") or 0))
     terminals = tuple(fd for fd in (0, 1, 2) if posix.isatty(fd))
-    return HostFacts(
+    found = HostFacts(
         uid, gid, cwd, device, inode, mounts, terminals, _controlled(), _account(uid, gid), _read(b"/etc/resolv.conf"),
     )
+    found.rooted = uid == 0 and _read(b"/proc/self/uid_map").split() == [b"0", b"0", b"4294967295"]
+    return found
 
 
 def _cwd() -> tuple[bytes, int, int]:

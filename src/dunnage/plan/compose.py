@@ -94,6 +94,8 @@ def compose(
     if options.strict:
         strict.check(options, policy, namespaces)
         strict.cgroup(options, policy, facts, warnings)
+        if facts.rooted:
+            warnings.append(strict.ROOTED)
     elif policy.kill_leftovers and b"pid" not in namespaces:
         warnings.append(
             f"processes can stay behind: `kill leftovers = yes` ({policy.origin('kill_leftovers')}) is of no use with "

@@ -32,6 +32,9 @@ SET_HERE = {
     b"PATH": "--env PATH=... sets it",
 }
 
+# The kernel asks for the number only: /proc/sys, for one, is written by uid 0 without any capability.
+ROOTED = "root starts this, so its files and the settings in /proc/sys are open to the payload; do it as another user"
+
 NAMESPACES = ((b"pid", "allow_pid_ns", "--host-pid"), (b"ipc", "allow_ipc_ns", "--host-ipc"),
               (b"uts", "allow_uts_ns", "--hostname"))
 
