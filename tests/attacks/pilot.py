@@ -28,7 +28,7 @@ from typing import Any
 LIBC = ctypes.CDLL(None, use_errno=True)
 X86 = os.uname().machine == "x86_64"
 ADD_KEY, KEYCTL, MQ_OPEN, IOPRIO_GET = (248, 250, 240, 252) if X86 else (217, 219, 180, 31)
-JOIN_SESSION_KEYRING, SESSION_RING, USER_RING = 1, -3, -4
+JOIN_SESSION_KEYRING, UNLINK, SESSION_RING, USER_RING = 1, 9, -3, -4
 IPC_CREAT, IPC_RMID = 0o1000, 0
 PROXY_DESCRIPTOR, DIRECTORY_DESCRIPTOR, SOCKET_DESCRIPTOR = 17, 900, 18
 COUNTED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG, signal.SIGWINCH)
@@ -128,6 +128,7 @@ class Pilot:
         user = LIBC.syscall(ADD_KEY, b"user", f"{self.name}-user".encode(), secret, ctypes.c_size_t(len(secret)),
                             USER_RING)
         assert serial > 0 and user > 0, (serial, user, ctypes.get_errno())
+        self.undo.append(lambda: LIBC.syscall(KEYCTL, UNLINK, user, USER_RING))  # it would stay, and there are few
         return int(serial)
 
     # -- payloads ---------------------------------------------------------------------------------
