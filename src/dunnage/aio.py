@@ -228,7 +228,12 @@ async def create_payload(
     """Start a payload; see `dunnage.Popen`. Bytes only, as everywhere in asyncio."""
     process = Process(payload_of(what, command, changes), launcher, Standard(stdin, stdout, stderr))
     await process._start()
-    await process._open_pipes()
+    try:
+        await process._open_pipes()
+    except BaseException:
+        process._unwatch()
+        process._kill_now()
+        raise
     return process
 
 

@@ -262,6 +262,19 @@ def test_kept_descriptor_has_its_number_inside(plain: dunnage.Payload, tmp_path:
         dunnage.run(plain, ["true"], keep_fds=[77])
 
 
+def test_scripts_of_the_image_run_first(scripted: Path) -> None:
+    """And what is given for one launch beats them; one composition serves all commands, but not all variables."""
+    payload = dunnage.Payload(scripted, env={"BOTH": "given"})
+    script = "echo $FROM_IMAGE $BOTH"
+    assert dunnage.run(payload, sh(script), stdout=PIPE).stdout == b"base given\n"
+    assert dunnage.run(payload, ["echo", "a  b"], stdout=PIPE).stdout == b"a  b\n"
+    assert dunnage.run(payload, sh(script), env={"BOTH": "later"}, stdout=PIPE).stdout == b"base later\n"
+    assert dunnage.run(payload, sh(script), env={}, stdout=PIPE).stdout == b"base image\n"
+    assert dunnage.run(payload, sh(script), stdout=PIPE).stdout == b"base given\n"
+    done = dunnage.run(payload, ["no-such-program"], capture_output=True, text=True)
+    assert done.returncode == 255 and "no-such-program" in done.stderr, "which the image's shell found out"
+
+
 def test_job_directory_is_shared_and_is_home(plain: dunnage.Payload, tmp_path: Path) -> None:
     done = dunnage.run(plain, sh("pwd; echo $HOME; echo result > out"), job=tmp_path, stdout=PIPE)
     assert done.stdout == b"/srv\n/srv\n"

@@ -203,6 +203,24 @@ def test_nothing_is_compiled_at_the_first_start(installed: Installed) -> None:
     assert installed.byte_code() == installed.compiled
 
 
+@pytest.mark.requirement("R17")
+def test_python_api_finds_the_launcher_of_its_layout(installed: Installed) -> None:
+    """As a pilot imports it: from the virtual environment, or with the package's directory in its path."""
+    own = installed.command.parent / "python"
+    code = ("import os, dunnage; print(os.fsdecode(dunnage.Launcher().path)); "
+            "print(os.path.exists(dunnage.__path__[0] + '/py.typed'))")
+    if own.exists():
+        answer = must(own, "-c", code)
+    else:
+        package = next(path for place in installed.places for path in sorted(place.rglob("dunnage/api/__init__.py")))
+        answer = must(SYSTEM_PYTHON, "-B", "-c", code, PYTHONPATH=str(package.parents[2]))
+    launcher, typed = answer.splitlines()
+    assert typed == "True"
+    assert must(launcher, "--version") == f"dunnage-launch {__version__}\n"
+    homes = [*installed.places, installed.places[-1].parent]
+    assert any(str(home) in launcher for home in homes), launcher
+
+
 def test_install_twice_then_uninstall_leaves_nothing(tree: Path, tmp_path: Path) -> None:
     prefix = f"PREFIX={tmp_path}/a prefix"
     must("make", "-C", tree, "install", prefix)

@@ -80,7 +80,7 @@ class Standard:
         if terminals and 0 not in terminals:  # else it was given on purpose, and is the payload's own
             name = "output" if 1 in terminals else "error"
             exposed.append(f"standard {name} is a terminal: the payload can read what is typed there")
-        self.seen = (terminals, tuple(exposed), os.fsencode(os.ttyname(given[0])) if 0 in terminals else b"")
+        self.seen = (terminals, tuple(exposed), _terminal(given[0]) if 0 in terminals else b"")
 
     def handed_over(self) -> None:
         """The payload has its ends: without ours, it sees when the other side is closed."""
@@ -403,6 +403,14 @@ class Launched:
                 child = self._follow_init(child)
                 child.signal(SIGKILL)
         self._finish(child)
+
+
+def _terminal(number: int) -> bytes:
+    """Its path; empty where this machine has none for it."""
+    try:
+        return os.fsencode(os.ttyname(number))
+    except OSError:
+        return b""
 
 
 def _pipe(name: str) -> tuple[Descriptor, Descriptor]:
