@@ -398,7 +398,10 @@ static _Noreturn void finish(int status) {
 	hang_up(control);
 	if (is_init)
 		_exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status)); /* the kernel ends the rest */
-	if (foreground) /* a shell inside cannot give the terminal back: our group has no number there */
+	/* A shell inside cannot give the terminal back: our group has no number there. Nor is there anybody in the one that
+	 * has it, unless that is a shell's outside, or another job's. */
+	pid_t owner = foreground ? tcgetpgrp(2) : -1;
+	if (owner > 0 && kill(-owner, 0) < 0 && errno == ESRCH)
 		tcsetpgrp(2, getpgrp());
 	end_like(status);
 }

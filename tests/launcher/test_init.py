@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -292,6 +293,29 @@ def test_stop_key_stops_payload_and_outer_process(launcher: Launcher, image: Pat
         os.killpg(process.pid, signal.SIGCONT)  # as `fg` of a shell does
         assert b"slept" in read_until(leader, b"slept")
         assert process.wait(PATIENCE) == 3
+
+
+SHELL = """
+import os, signal, subprocess, sys
+def in_front():
+    os.setpgrp()
+    os.tcsetpgrp(2, os.getpgrp())
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+job = subprocess.Popen(sys.argv[1:], preexec_fn=in_front, close_fds=False, stdin=subprocess.PIPE,
+                       stdout=subprocess.PIPE)
+job.stdout.readline()
+os.tcsetpgrp(2, os.getpgrp())
+job.stdin.close()
+print("status", job.wait(), "terminal of", "the shell" if os.tcgetpgrp(2) == os.getpgrp() else "another")
+"""
+
+
+def test_job_that_ends_in_the_background_leaves_the_terminal_to_the_shell(launcher: Launcher, image: Path) -> None:
+    """Begun in the foreground, then Ctrl-Z and `bg`."""
+    whole = with_init(image, "echo ready + wait + exit 3")
+    with on_a_terminal(launcher, whole, wrap=[sys.executable, "-I", "-c", SHELL]) as (process, leader):
+        assert b"status 3 terminal of the shell" in read_until(leader, b"terminal of the shell")
+        assert process.wait(PATIENCE) == 0
 
 
 # ---- descriptors and secrets of the helpers ----
