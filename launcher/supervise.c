@@ -28,7 +28,7 @@
 #define PROC_MAGIC 0x9fa0
 #define NR_PIDFD_OPEN 434
 #define PRIVATE_MESSAGE 1000u /* with a descriptor, between our own processes */
-enum { LAST_WAIT = 2000, TICK = 1000, LARGEST_MESSAGE = 8192, MOST_STATES = 100, AT_ONCE = 64 };
+enum { LAST_WAIT = 2000, UNKILLABLE = 10000, TICK = 1000, LARGEST_MESSAGE = 8192, MOST_STATES = 100, AT_ONCE = 64 };
 
 uint64_t facts[FACT_COUNT];
 bool is_init, own_session;
@@ -323,7 +323,7 @@ static void end_everything(enum cause cause) {
 	if (facts[FACT_CAUSE] == CAUSE_ITSELF)
 		facts[FACT_CAUSE] = cause;
 	if (!last_at)
-		last_at = milliseconds() + LAST_WAIT;
+		last_at = milliseconds() + (child_is_init ? LAST_WAIT : UNKILLABLE);
 	kill_all();
 }
 
@@ -642,6 +642,7 @@ static void wait_for(struct pollfd *wait, size_t count, int time) {
 }
 
 static void look_at_the_clock(void) {
+	static bool init_killed;
 	static int64_t ticked;
 	int64_t here = milliseconds();
 	bool tick = here - ticked >= TICK;
@@ -653,12 +654,16 @@ static void look_at_the_clock(void) {
 		end_politely(CAUSE_CPU_TIME, cpu_grace);
 	if (kill_at && here >= kill_at) {
 		kill_at = 0;
+		last_at = here + UNKILLABLE;
 		kill_all();
 	}
-	if (last_at && here >= last_at) {
-		last_at = 0;
-		if (child_is_init) /* which did not manage: its end is everybody's */
-			kill(child, SIGKILL);
+	if (last_at && here >= last_at && child_is_init && !init_killed) { /* it did not manage: its end is everybody's */
+		init_killed = true;
+		last_at = here + UNKILLABLE;
+		kill(child, SIGKILL);
+	} else if (last_at && here >= last_at) { /* who hangs in a file system whose server does not answer */
+		fact_usage();
+		finish(SIGKILL);
 	}
 	if (caller_pid && caller_pidfd < 0 && !is_init && getppid() != caller_pid) {
 		caller_pid = 0;

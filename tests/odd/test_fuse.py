@@ -16,6 +16,8 @@ from containers.features import need
 from containers.front import Front
 from containers.images import payload_image
 from containers.launch import TIMEOUT, Launcher
+from containers.plans import plan, source
+from containers.receipts import Receipts
 from odd.mounting import Server, mounted, odd_filesystem
 from odd.starting import payload, start_payload
 
@@ -201,6 +203,23 @@ def test_server_that_never_answers(dunnage: Front, mortal: Server, host: Path, n
     mortal.kill()
     out, err = waiting.communicate(timeout=TIMEOUT)
     assert waiting.returncode == -number and out == b"" and b"Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.requirement("HRD-53", "REL-25")
+@pytest.mark.parametrize("pids", ["new pids", "host pids"])
+def test_limit_ends_a_payload_that_waits_for_such_a_server(launcher: Launcher, image: Path, mortal: Server,
+                                                           tmp_path: Path, pids: str) -> None:
+    """Nobody can end the process; but whoever started it is told, with a receipt, and need not wait for ever, too."""
+    receipts = Receipts(tmp_path)
+    whole = plan(image, "try read /opt/hang", naming=receipts.asked + "wall-time 1000 100", objects=[source(1, mortal.place)],
+                 **{"host pids": {"placing": "attach 1 dir '' 0 /opt"},
+                    "new pids": {"placing": "mount-proc /proc\nattach 1 dir '' 0 /opt", "namespaces": "user,mount,pid",
+                                 "process": "workdir fatal /\ninit test-init"}}[pids])
+    with launcher.start(whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        assert process.wait(TIMEOUT) == -signal.SIGKILL
+    result = receipts.result()
+    assert (result["failure_class"], result["cause"]) == ("limit", "wall-time")
 
 
 # ---- squashfuse ----
