@@ -177,6 +177,7 @@ void supervision_prepare(const struct plan *of, int socket) {
 static pid_t child;        /* init, or the payload */
 static bool child_is_init;
 static int news = -1;      /* from it */
+static bool about_to;      /* the payload's process was about to execute it */
 static bool executed;      /* the payload runs */
 static bool start_failed;
 static char failure[LARGEST_MESSAGE];
@@ -502,7 +503,7 @@ static bool hear(void) {
 		unkeep(news);
 		close(news);
 		news = -1;
-		if (!child_is_init && !start_failed)
+		if (about_to && !start_failed) /* else it was killed before */
 			begin_limits();
 		return false;
 	}
@@ -521,6 +522,7 @@ static bool hear(void) {
 		break;
 	case MESSAGE_EXECUTED:
 		take_facts(message, size, sizeof kind);
+		about_to = !child_is_init;
 		if (child_is_init) {
 			executed = true;
 			tell(MESSAGE_EXECUTED, message + sizeof kind, size - sizeof kind);

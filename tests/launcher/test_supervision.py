@@ -479,6 +479,20 @@ def test_init_is_nothing_before_its_starter_knows_of_it(launcher: Launcher, imag
         assert it.next()[0] == ("init" if "delay" in fault else "")
 
 
+@pytest.mark.requirement("HRD-55", "REL-21")
+@pytest.mark.parametrize("naming", ["", "supervise"])
+def test_payload_that_was_killed_before_it_began_was_not_executed(launcher: Launcher, image: Path,
+                                                                  naming: str) -> None:
+    need("strace")
+    inject = ["strace", "-f", "-q", "-o", "/dev/null", "-e", "trace=capset", "-e", "inject=capset:signal=KILL:when=1"]
+    with starter(launcher, contained(image, "exit 7", naming), wrap=inject) as it:
+        kind, body = it.next()
+        while kind == "init":
+            kind, body = it.next()
+        facts = dict(zip(dict(FACTS), struct.unpack(f"={len(FACTS)}Q", body)))
+        assert (kind, facts["status"], facts["executed_us"]) == ("ended", signal.SIGKILL, UNKNOWN)
+
+
 @pytest.mark.parametrize("why", ["supervise", "receipt", "host pids"])
 def test_outer_process_tells_the_same(launcher: Launcher, image: Path, receipts: Receipts, why: str) -> None:
     naming = {"supervise": "supervise", "receipt": receipts.asked, "host pids": "supervise"}[why]
