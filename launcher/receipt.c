@@ -155,9 +155,8 @@ static void put_result(int fd, const char *message, const char *fix) {
 void receipt_write(const char *message, const char *fix) {
 	if (directory < 0)
 		return;
-	char temporary[40];
-	snprintf(temporary, sizeof temporary, ".dunnage-receipt-%d", (int)getpid());
-	unlinkat(directory, temporary, 0); /* of a process that had our number, and was killed at this point */
+	char temporary[60]; /* processes of other pid namespaces, or other machines, may have our number and this directory */
+	snprintf(temporary, sizeof temporary, ".dunnage-receipt-%d-%llx", (int)getpid(), (unsigned long long)facts[FACT_STARTED_US]);
 	int fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd >= 0) {
 		put(fd, receipt->field[ARG_RECEIPT_HEAD]);

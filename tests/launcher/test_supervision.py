@@ -155,6 +155,25 @@ def test_receipt_without_its_directory_refuses_the_start(launcher: Launcher, ima
     launcher.run(contained(image, "exit 4", receipts.asked)).refused("cannot keep the receipt's directory", "ENOENT")
 
 
+def test_receipts_of_processes_with_one_number_in_one_directory(launcher: Launcher, image: Path, tmp_path: Path) -> None:
+    """As of pilots in pid namespaces of their own, or on several machines: the first is written while the second is."""
+    need("strace")
+    need("new proc")
+
+    def start(name: str, delay: int) -> subprocess.Popen[bytes]:
+        inject = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc", "strace", "-q", "-o",
+                  tmp_path / "trace", "-e", "trace=renameat", "-e", f"inject=renameat:delay_enter={delay}"]
+        asked = wire.describe([operation("receipt", tmp_path, name, '{"protections":[{}')])
+        return launcher.start(contained(image, "exit 4", asked), wrap=inject)
+
+    with start("first", 3_000_000) as first:
+        assert eventually(lambda: list(tmp_path.glob(".dunnage-receipt*")))
+        with start("second", 1) as second:
+            assert second.communicate(timeout=PATIENCE) == (b"", b"") and second.returncode == 4
+        assert first.communicate(timeout=PATIENCE) == (b"", b"") and first.returncode == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "second", "trace"}
+
+
 # ---- what the payload leaves ----
 
 @pytest.mark.requirement("ISO-18")
