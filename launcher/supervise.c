@@ -282,9 +282,53 @@ static void wake_up_at(int64_t at) {
 static bool killing;
 static unsigned others_killed;
 
+/* Whoever became us may have had children: a shell with background jobs that execs us. They are not ours to end. */
+static pid_t strangers[256];
+static size_t stranger_count;
+
+static bool is_stranger(pid_t pid) {
+	for (size_t i = 0; i < stranger_count; i++)
+		if (strangers[i] == pid)
+			return true;
+	return false;
+}
+
+static void note_stranger(pid_t pid) {
+	if (pid != child && stranger_count < sizeof strangers / sizeof *strangers)
+		strangers[stranger_count++] = pid;
+}
+
+static unsigned still_ours;
+
+static void kill_ours(pid_t pid) {
+	if (!is_stranger(pid)) {
+		kill(pid, SIGKILL);
+		still_ours++;
+	}
+}
+
+static void each_child(void (*act)(pid_t pid)) {
+	char path[60], text[4096];
+	snprintf(path, sizeof path, "self/task/%d/children", (int)getpid());
+	int fd = openat(procfs, path, O_RDONLY | O_CLOEXEC);
+	size_t used = 0;
+	for (ssize_t got; fd >= 0 && (got = read(fd, text + used, sizeof text - 1 - used)) > 0;) {
+		char *at = text;
+		text[used += (size_t)got] = 0;
+		for (char *end; (end = strchr(at, ' ')); at = end + 1) { /* a number without one goes on in the next piece */
+			pid_t pid = (pid_t)strtol(at, NULL, 10);
+			if (pid > 0)
+				act(pid);
+		}
+		used = strlen(at);
+		memmove(text, at, used);
+	}
+	if (fd >= 0)
+		close(fd);
+}
+
 /* Everything that descends from the payload. */
 static void kill_all(void) {
-	char path[60], text[4096];
 	killing = true;
 	if (is_init) {
 		kill(-1, SIGKILL);
@@ -296,22 +340,8 @@ static void kill_all(void) {
 			kill(child, SIGKILL);
 		return;
 	}
-	snprintf(path, sizeof path, "self/task/%d/children", (int)getpid());
-	int fd = openat(procfs, path, O_RDONLY | O_CLOEXEC);
-	size_t used = 0;
-	for (ssize_t got; fd >= 0 && (got = read(fd, text + used, sizeof text - 1 - used)) > 0;) {
-		char *at = text;
-		text[used += (size_t)got] = 0;
-		for (char *end; (end = strchr(at, ' ')); at = end + 1) { /* a number without one goes on in the next piece */
-			pid_t pid = (pid_t)strtol(at, NULL, 10);
-			if (pid > 0)
-				kill(pid, SIGKILL);
-		}
-		used = strlen(at);
-		memmove(text, at, used);
-	}
-	if (fd >= 0)
-		close(fd);
+	still_ours = 0;
+	each_child(kill_ours);
 	if (child > 0)
 		kill(child, SIGKILL);
 }
@@ -348,6 +378,8 @@ static void end_leftovers(void) {
 		kill_all();
 		while ((pid = waitpid(-1, &status, WNOHANG)) > 0 && milliseconds() <= until)
 			count_other(status);
+		if (!pid && !is_init && !still_ours)
+			break;
 	} /* nobody is left, or hangs in the kernel: the end of init takes care of it */
 	facts[FACT_LEFTOVERS] = others_killed;
 }
@@ -726,6 +758,8 @@ static _Noreturn void outer_process(void) {
 	keep(caller_pidfd);
 	keep(procfs);
 	let_go_of_descriptors(!speech.mute);
+	if (!child_is_init)
+		each_child(note_stranger);
 	char go = 1;
 	while (send(news, &go, 1, MSG_NOSIGNAL) < 0 && errno != EPIPE)
 		if (errno != EINTR)

@@ -155,7 +155,8 @@ def test_receipt_without_its_directory_refuses_the_start(launcher: Launcher, ima
     launcher.run(contained(image, "exit 4", receipts.asked)).refused("cannot keep the receipt's directory", "ENOENT")
 
 
-def test_receipts_of_processes_with_one_number_in_one_directory(launcher: Launcher, image: Path, tmp_path: Path) -> None:
+def test_receipts_of_processes_with_one_number_in_one_directory(launcher: Launcher, image: Path,
+                                                                tmp_path: Path) -> None:
     """As of pilots in pid namespaces of their own, or on several machines: the first is written while the second is."""
     need("strace")
     need("new proc")
@@ -190,6 +191,20 @@ def test_leftovers_with_the_pids_of_the_host_are_gone_too(launcher: Launcher, im
     assert ended.status == 5
     assert all(gone(int(pid)) for pid in ended.lines)
     assert receipts.result()["leftovers"] == 2
+
+
+@pytest.mark.requirement("CLI-48")
+def test_background_jobs_of_a_shell_that_became_us_are_not_leftovers(launcher: Launcher, image: Path,
+                                                                     receipts: Receipts) -> None:
+    wrapper = ["/bin/sh", "-c", 'sleep 600 > /dev/null 2>&1 & echo $!; exec "$@"', "sh"]
+    whole = plan(image, "daemon 60 + exit 5", naming="supervise\n" + receipts.asked)
+    ended = launcher.run(whole, wrap=wrapper)
+    job, daemon = (int(line) for line in ended.lines)
+    try:
+        assert ended.status == 5 and gone(daemon) and not gone(job)
+        assert receipts.result()["leftovers"] == 1
+    finally:
+        os.kill(job, signal.SIGKILL)
 
 
 @pytest.mark.requirement("ISO-11", "ISO-18")

@@ -212,7 +212,8 @@ def test_limit_ends_a_payload_that_waits_for_such_a_server(launcher: Launcher, i
                                                            tmp_path: Path, pids: str) -> None:
     """Nobody can end the process; but whoever started it is told, with a receipt, and need not wait for ever, too."""
     receipts = Receipts(tmp_path)
-    whole = plan(image, "try read /opt/hang", naming=receipts.asked + "wall-time 1000 100", objects=[source(1, mortal.place)],
+    whole = plan(image, "try read /opt/hang", naming=receipts.asked + "wall-time 1000 100",
+                 objects=[source(1, mortal.place)],
                  **{"host pids": {"placing": "attach 1 dir '' 0 /opt"},
                     "new pids": {"placing": "mount-proc /proc\nattach 1 dir '' 0 /opt", "namespaces": "user,mount,pid",
                                  "process": "workdir fatal /\ninit test-init"}}[pids])
