@@ -138,6 +138,7 @@ static void usage(void) {
 		"       dunnage-launch --plan-fd N [--call-fd M] [--control-fd K]\n"
 		"       dunnage-launch --list-ops | --self-check | --version\n\n"
 		"Executes a plan that dunnage made; see dunnage-launch(1) and the plan format.\n");
+	fflush(stdout); /* what die() says comes after it, and ends us without */
 }
 
 static int descriptor(const char *text) {

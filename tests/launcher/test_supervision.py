@@ -162,8 +162,9 @@ def test_receipts_of_processes_with_one_number_in_one_directory(launcher: Launch
     need("new proc")
 
     def start(name: str, delay: int) -> subprocess.Popen[bytes]:
-        inject = ["unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc", "strace", "-q", "-o",
-                  tmp_path / "trace", "-e", "trace=renameat", "-e", f"inject=renameat:delay_enter={delay}"]
+        inject: list[str | Path] = [
+            "unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc", "strace", "-q", "-o",
+            tmp_path / "trace", "-e", "trace=renameat", "-e", f"inject=renameat:delay_enter={delay}"]
         asked = wire.describe([operation("receipt", tmp_path, name, '{"protections":[{}')])
         return launcher.start(contained(image, "exit 4", asked), wrap=inject)
 

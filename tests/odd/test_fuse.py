@@ -212,11 +212,11 @@ def test_limit_ends_a_payload_that_waits_for_such_a_server(launcher: Launcher, i
                                                            tmp_path: Path, pids: str) -> None:
     """Nobody can end the process; but whoever started it is told, with a receipt, and need not wait for ever, too."""
     receipts = Receipts(tmp_path)
+    new = pids == "new pids"
     whole = plan(image, "try read /opt/hang", naming=receipts.asked + "wall-time 1000 100",
-                 objects=[source(1, mortal.place)],
-                 **{"host pids": {"placing": "attach 1 dir '' 0 /opt"},
-                    "new pids": {"placing": "mount-proc /proc\nattach 1 dir '' 0 /opt", "namespaces": "user,mount,pid",
-                                 "process": "workdir fatal /\ninit test-init"}}[pids])
+                 objects=[source(1, mortal.place)], placing="attach 1 dir '' 0 /opt",
+                 namespaces="user,mount,pid" if new else "user,mount",
+                 process="workdir fatal /\ninit test-init" if new else "workdir fatal /")
     with launcher.start(whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         assert process.wait(TIMEOUT) == -signal.SIGKILL
     result = receipts.result()

@@ -674,8 +674,12 @@ static void do_forge(char **argument) {
 	usleep(300000);
 }
 
-/* Processes that send signals to pid 1, as fast as they can. */
+/* Processes that send signals to pid 1, as fast as they can. Of those that queue up a user may have only so many, which
+ * others need, too: half of that will do. */
 static void do_flood(char **argument) {
+	struct rlimit limit;
+	if (!getrlimit(RLIMIT_SIGPENDING, &limit) && (limit.rlim_max = limit.rlim_cur /= 2))
+		prlimit(1, RLIMIT_SIGPENDING, &limit, NULL);
 	fflush(stdout);
 	for (int i = 0; i < atoi(argument[0]); i++)
 		if (!fork())
