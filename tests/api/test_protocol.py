@@ -199,6 +199,11 @@ def test_launcher_that_cannot_be_started_is_named(tmp_path: Path) -> None:
 def test_an_init_that_is_no_child_of_ours_is_not_waited_for(fake: dunnage.Launcher) -> None:
     with pytest.raises(dunnage.SetupError):
         run(fake, "init:2147483647", "exit:0")
+    for pid in (1, os.getppid()):  # nor killed
+        with pytest.raises(dunnage.SetupError, match="no child"):
+            run(fake, f"init:{pid}", "hang")
+        with pytest.raises(dunnage.SetupError, match="no child"):
+            run(fake, f"init:{pid}", "executed", "exit:0")
 
 
 def test_start_that_is_interrupted_leaves_nothing(fake: dunnage.Launcher) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,23 @@ def test_command_that_cannot_run_raises_at_once(
     with pytest.raises(kind) as caught:
         dunnage.Popen(plain, command)
     assert command[0] in str(caught.value) and caught.value.fix
+
+
+class Late(dunnage.Popen):
+    """Looks when all that there is to say of a start was said."""
+
+    def _await(self, timeout: float | None) -> bool:
+        time.sleep(0.02)
+        return super()._await(timeout)
+
+
+def test_starts_that_fail_leave_no_zombie(plain: dunnage.Payload) -> None:
+    """As the fixture sees."""
+    for _ in range(10):
+        with pytest.raises(dunnage.ImageError):
+            Late(plain, ["no-such-program"])
+        with Late(plain, sh("exit 3")) as process:
+            assert process.wait() == 3
 
 
 def test_image_and_job_that_are_not_there_raise_at_once(plain: dunnage.Payload, tmp_path: Path) -> None:

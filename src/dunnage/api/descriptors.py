@@ -161,6 +161,18 @@ class Child(Descriptor):
             return None
         return readable(self.number)
 
+    def foreign(self) -> bool:
+        """Does it live, and is no child of this process?"""
+        if self.ended or self.number < 0 or not hasattr(os, "P_PIDFD"):
+            return False
+        try:
+            os.waitid(os.P_PIDFD, self.number, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return not readable(self.number)  # else somebody else has taken its status
+        except OSError:  # Linux 5.3 has no P_PIDFD
+            return False
+        return False
+
     def wait(self) -> None:
         """Until it is gone; take its status. Where it made a pid namespace, everything in there is gone, too."""
         if self.ended:

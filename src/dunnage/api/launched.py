@@ -113,6 +113,7 @@ class Launched:
         self._control: Control | None = None
         self._child: Child | None = None
         self._status: int | None = None  # with which it ended
+        self._trusted = True  # the launcher talks sense
         self._told_until = 0.0  # monotonic time at which patience ends, 0 without need for any
         self._receipt: Receipt | None = None
         self._older_receipt: tuple[int, ...] = ()
@@ -133,12 +134,10 @@ class Launched:
         self._older_receipt = self._receipt_identity()
         plan = self._composed.encode(self.payload)
         self._course = Course()
+        self._trusted = True
         self.returncode = None
         try:
-            self._control, theirs = control_pair()
-        except OSError as error:
-            raise _scarce("make a socket to the launcher", error) from None
-        try:
+            self._control, theirs = _sockets()
             assert self._launcher is not None
             self.pid = spawn(self._launcher.program(), plan, theirs, standard.sources, self.payload.keep_fds)
         except DunnageError as error:
@@ -224,7 +223,7 @@ class Launched:
         while True:
             exited = child.exited()  # before what it said is read, so that nothing of that is missed
             over = self._drain()
-            if self._course.init and child.pid != self._course.init:
+            if self._course.init and child.pid != self._course.init and self._trusted:
                 child = self._follow_init(child)
                 continue
             if exited or (over and exited is None):
@@ -253,6 +252,7 @@ class Launched:
 
     def _garbled(self, error: Garbled) -> None:
         """Whoever talks so does not keep what we rely upon either."""
+        self._trusted = False
         if not self._course.failure:
             self._course.failure = (
                 "setup", f"cannot understand the launcher: {error}", "install Dunnage again: its parts do not match",
@@ -263,6 +263,9 @@ class Launched:
     def _follow_init(self, launcher: Child) -> Child:
         """The launcher made init as our own child and ends."""
         init = Child(self._course.init)
+        if init.foreign():
+            self._garbled(Garbled(f"its init {init.pid} is no child of this process"))
+            return launcher
         self.pid = init.pid
         self._child = init
         launcher.wait()
@@ -399,10 +402,17 @@ class Launched:
         child.wait()
         if child.pid != self._course.init:
             self._drain()  # init may have been made meanwhile
-            if self._course.init:
+            if self._course.init and self._trusted:
                 child = self._follow_init(child)
                 child.signal(SIGKILL)
         self._finish(child)
+
+
+def _sockets() -> tuple[Control, Control]:
+    try:
+        return control_pair()
+    except OSError as error:
+        raise _scarce("make a socket to the launcher", error) from None
 
 
 def _terminal(number: int) -> bytes:
