@@ -142,6 +142,10 @@ def test_size_follows(dunnage: Front, shelled: Path, terminal: Terminal) -> None
     assert b"33 77" in terminal.until(PROMPT)
 
 
+def test_lines_are_ended_once_without_input(dunnage: Front, image: Path, terminal: Terminal) -> None:
+    assert b"\r\r\n" not in terminal.line(call(dunnage, image, "echo", "x", "+", "echo", "y") + " < /dev/null")
+
+
 def test_pipes_stay_pipes(dunnage: Front, image: Path, terminal: Terminal) -> None:
     said = terminal.line(f"echo through | {call(dunnage, image, 'cat', '/proc/self/fd/0')} | cat")
     assert b"through\r\n" in said

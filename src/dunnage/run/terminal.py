@@ -48,7 +48,10 @@ class Relay:
         try:
             self.before = termios.tcgetattr(self.ours)
             self.master, self.slave = os.openpty()
-            termios.tcsetattr(self.slave, termios.TCSANOW, self.before)
+            modes = list(self.before)
+            if not self.reading:  # ours stays as it is, and ends lines itself
+                modes[1] &= ~termios.OPOST
+            termios.tcsetattr(self.slave, termios.TCSANOW, modes)
         except (OSError, termios.error) as error:
             name = errno_name(error.args[0])
             raise DunnageError("make a terminal for the payload", name,
