@@ -47,6 +47,9 @@ tar -C "$tree" -c --exclude=./.git --exclude=./.venv --exclude=./launcher/build 
 delegate() {
 	top=$(findmnt -n -t cgroup2 -o TARGET | head -n 1)
 	[ -n "$top" ] || { no_cgroup='cgroup version 2 is not mounted'; return; }
+	for old in "$top"/dunnage-test.*; do # of runs that were killed, or left processes
+		[ -e "/proc/${old##*.}" ] || rmdir "$old/session" "$old" 2> /dev/null || true
+	done
 	mkdir "$top/dunnage-test.$$" 2> /dev/null || { no_cgroup="root cannot make a cgroup in $top"; return; }
 	cgroup=$top/dunnage-test.$$
 	mkdir "$cgroup/session"
