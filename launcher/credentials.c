@@ -4,12 +4,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "launch.h"
 
-enum { LARGEST = 1 << 20 };
+enum { LARGEST = 1 << 20, PAGE = 65536 }; /* the largest page that a machine has */
 
 struct credential {
 	const struct record *record;
@@ -48,7 +49,7 @@ static bool same(const struct stat *a, const struct stat *b) {
 
 /* What is there now, unless that is what was copied last: 1 when copied, 0 when the same, -1 and `why`. */
 static int copy(struct credential *credential, int directory, const char **why) {
-	static char content[LARGEST + 1];
+	static _Alignas(PAGE) char content[LARGEST + PAGE];
 	static const char temporary[] = ".new";
 	struct stat found;
 	*why = "open";
@@ -66,27 +67,30 @@ static int copy(struct credential *credential, int directory, const char **why) 
 		errno = 0;
 	} else {
 		ssize_t got = 1;
-		for (*why = "read"; got > 0 && size < sizeof content; size += got > 0 ? (size_t)got : 0)
-			got = read(from, content + size, sizeof content - size);
+		for (*why = "read"; got > 0 && size <= LARGEST; size += got > 0 ? (size_t)got : 0)
+			got = read(from, content + size, LARGEST + 1 - size);
 		if (!got && size <= LARGEST) {
 			*why = "writing the copy";
 			to = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0400);
 		}
 	}
 	close(from);
-	if (to < 0)
-		return result;
-	bool written = true;
+	bool written = to >= 0;
 	for (size_t done = 0; written && done < size;) {
 		ssize_t wrote = write(to, content + done, size - done);
 		written = wrote > 0;
 		done += written ? (size_t)wrote : 0;
 	}
+	int error = errno;
+	if (madvise(content, sizeof content, MADV_DONTNEED) < 0) /* nothing of it stays with us, neither secret nor memory */
+		memset(content, 0, size);
+	errno = error;
+	if (to < 0)
+		return result;
 	close(to);
 	if (!written || renameat(directory, temporary, directory, credential->record->field[ARG_CREDENTIAL_NAME]) < 0)
 		return -1;
 	credential->copied = found;
-	memset(content, 0, size);
 	return 1;
 }
 

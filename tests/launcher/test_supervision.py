@@ -395,6 +395,17 @@ def test_credential_follows_renames(launcher: Launcher, image: Path, credential:
     assert receipts.result()["credentials_renewed"] == 1
 
 
+def test_large_credential_takes_no_memory_of_the_helpers(launcher: Launcher, image: Path, credential: Path) -> None:
+    credential.write_bytes(b"x" * (1 << 20))
+    process = launcher.start(with_credential(image, credential, "echo ready + wait"), stdin=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == b"ready\n"
+    init = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+    lines = [line for pid in (process.pid, init) for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    used = [line.split()[1] for line in lines if line.startswith("RssAnon")]
+    process.communicate(timeout=PATIENCE)
+    assert sum(int(each) for each in used) <= 300
+
+
 def test_credential_that_vanishes_stays_as_it_was(launcher: Launcher, image: Path, credential: Path) -> None:
     process = launcher.start(with_credential(image, credential, "echo ready + wait + cat /opt/PROXY"),
                              stdin=subprocess.PIPE)
