@@ -197,7 +197,7 @@ def test_leftovers_with_the_pids_of_the_host_are_gone_too(launcher: Launcher, im
 @pytest.mark.requirement("CLI-48")
 def test_background_jobs_of_a_shell_that_became_us_are_not_leftovers(launcher: Launcher, image: Path,
                                                                      receipts: Receipts) -> None:
-    wrapper = ["/bin/sh", "-c", 'sleep 600 > /dev/null 2>&1 & echo $!; exec "$@"', "sh"]
+    wrapper = ["/bin/sh", "-c", 'sleep 700 > /dev/null 2>&1 & echo $!; exec "$@"', "sh"]
     whole = plan(image, "daemon 60 + exit 5", naming="supervise\n" + receipts.asked)
     ended = launcher.run(whole, wrap=wrapper)
     job, daemon = (int(line) for line in ended.lines)
@@ -666,7 +666,7 @@ def test_payload_that_hinders_init_does_not_hold_the_end(launcher: Launcher, ima
                                                          told: str) -> None:
     """It takes init's descriptors away, or sends it more signals than it can read."""
     limit = "wall-time 1000 100" if told == "wall-time" else ""
-    with starter(launcher, contained(image, f"{attack} + echo ready + sleep 600", limit)) as it:
+    with starter(launcher, contained(image, f"{attack} + echo ready + sleep 700", limit)) as it:
         it.until("executed")
         assert it.process.stdout
         while it.process.stdout.readline() not in (b"ready\n", b""):
