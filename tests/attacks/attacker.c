@@ -620,13 +620,15 @@ static void terminal(void) {
 	bool same = !fstat(0, &own) && S_ISCHR(own.st_mode) && own.st_rdev == (dev_t)strtoul(fact("rdev"), NULL, 0)
 		&& own.st_dev == (dev_t)strtoul(fact("dev"), NULL, 0);
 	say("33.same", same, same ? "ok" : isatty(0) ? "another" : "none");
-	tried("33.type", syscall(SYS_ioctl, 0, TIOCSTI, room));
-	tried("33.type-high", syscall(SYS_ioctl, 0, 0xdead00000000ul | TIOCSTI, room));
-	tried("33.paste", syscall(SYS_ioctl, 0, TIOCLINUX, room));
-	int fd = open("/dev/tty", O_RDWR | O_CLOEXEC);
-	tried("33.tty-type", fd < 0 ? -1 : syscall(SYS_ioctl, fd, TIOCSTI, room));
-	close(fd);
-	fd = open(fact("tty"), O_RDWR | O_CLOEXEC | O_NOCTTY);
+	if (same) { /* into another one we would type for ourselves */
+		tried("33.type", syscall(SYS_ioctl, 0, TIOCSTI, room));
+		tried("33.type-high", syscall(SYS_ioctl, 0, 0xdead00000000ul | TIOCSTI, room));
+		tried("33.paste", syscall(SYS_ioctl, 0, TIOCLINUX, room));
+		int own_tty = open("/dev/tty", O_RDWR | O_CLOEXEC);
+		tried("33.tty-type", own_tty < 0 ? -1 : syscall(SYS_ioctl, own_tty, TIOCSTI, room));
+		close(own_tty);
+	}
+	int fd = open(fact("tty"), O_RDWR | O_CLOEXEC | O_NOCTTY);
 	bool opened = fd >= 0 && !fstat(fd, &own) && own.st_dev == (dev_t)strtoul(fact("dev"), NULL, 0);
 	say("33.path", opened, opened ? "ok" : fd < 0 ? errno_text(errno) : "another");
 	tried("33.steal", fd < 0 ? -1 : syscall(SYS_ioctl, fd, TIOCSCTTY, 1));
