@@ -67,8 +67,9 @@ static void collect(void) {
 		struct stat found;
 		if (strncmp(entry->d_name, prefix, sizeof prefix - 1))
 			continue;
-		snprintf(maker, sizeof maker, "%d", atoi(entry->d_name + sizeof prefix - 1));
-		if (fstatat(procfs, maker, &found, 0) < 0)
+		pid_t pid = atoi(entry->d_name + sizeof prefix - 1);
+		snprintf(maker, sizeof maker, "%d", pid);
+		if (pid == getpid() || fstatat(procfs, maker, &found, 0) < 0) /* one of our number is older than we are */
 			unlinkat(parent, entry->d_name, AT_REMOVEDIR);
 	}
 	if (dir)

@@ -12,7 +12,7 @@ from containers.launch import Launcher
 from containers.plans import Operation, operation, plan
 from containers.receipts import Receipts
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("cgroup")]  # each looks at the one place
 
 
 @pytest.fixture
@@ -74,6 +74,12 @@ def test_what_a_killed_launch_left_is_collected(launcher: Launcher, image: Path)
         assert ours() == {alive.name}
     finally:
         alive.rmdir()
+
+
+def test_what_one_of_our_own_number_left_is_in_nobodys_way(launcher: Launcher, image: Path) -> None:
+    wrapper = ["/bin/sh", "-c", 'mkdir "$0/dunnage-$$" && exec "$@"', str(delegated())]
+    launcher.run(in_cgroup(image, "exit 0", 0, 0), wrap=wrapper).well()
+    assert not ours()
 
 
 def test_memory_limit_ends_the_payload_and_says_so(launcher: Launcher, image: Path, receipts: Receipts) -> None:
