@@ -74,6 +74,14 @@ class Bench:
         self.calls = max((each.calls for each in clean), key=len)
 
     def run(self, fault: Fault | None) -> Outcome:
+        """Once more, if other work of this user took the last of its keys."""
+        outcome = self._run(fault)
+        if "EDQUOT" in outcome.err and not (fault and fault.value == errno.EDQUOT):
+            wait_for_keys()
+            outcome = self._run(fault)
+        return outcome
+
+    def _run(self, fault: Fault | None) -> Outcome:
         self.host.drain()
         start = self.start
         for path in start.receipts.iterdir() if start.receipts else ():

@@ -12,6 +12,7 @@ from dunnage.messages import errno_name, escape
 BUILT_IN = "built in"
 FOREIGN_FILES = (b"/apptainer.conf", b"/singularity.conf")
 LIMIT = 1 << 20   # bytes of one file
+DIGITS = 12       # of a number: in MiB it is still one that the launcher takes, in bytes
 OVERFLOW = 65534  # how an owner looks that has no number in our user namespace
 
 # What a key takes: these words, or a number, a comma list, anything.
@@ -216,7 +217,7 @@ def take(policy: SitePolicy, path: bytes, content: bytes) -> None:
 
 def _set(policy: SitePolicy, attribute: str, words: tuple[str, ...], value: str, place: str) -> bool:
     if words is NUMBER:
-        if not (value.isascii() and value.isdigit()):
+        if not (value.isascii() and value.isdigit() and len(value) <= DIGITS):
             return False
         setattr(policy, attribute, int(value))
     elif words is not TEXT and value not in words:
