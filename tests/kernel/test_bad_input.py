@@ -117,7 +117,7 @@ def test_options_end_at_the_image(front: Front, image: Path) -> None:
 
 # ---- the surroundings ----
 
-@pytest.mark.requirement("CLI-03", "CLI-101")
+@pytest.mark.requirement("REL-28", "CLI-03", "CLI-101")
 @pytest.mark.parametrize("closed", [each for count in range(1, 4) for each in itertools.combinations(range(3), count)],
                          ids=str)
 @pytest.mark.parametrize("options", [[], ["-C"]], ids=["exec", "exec -C"])
@@ -145,7 +145,7 @@ def test_output_that_is_full_or_gone(front: Front, image: Path) -> None:
         assert process.returncode == 255
 
 
-@pytest.mark.requirement("CLI-05", "CLI-87")
+@pytest.mark.requirement("REL-33", "CLI-05", "CLI-87")
 def test_paths_of_4095_bytes(front: Front, image: Path, tmp_path: Path) -> None:
     """As a source, as a destination, as the working directory."""
     place = tmp_path
@@ -172,7 +172,7 @@ def test_paths_of_4095_bytes(front: Front, image: Path, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / ("n" * 250), ignore_errors=True)
 
 
-@pytest.mark.requirement("CLI-23", "CLI-42")
+@pytest.mark.requirement("REL-33", "CLI-23", "CLI-42")
 def test_environment_that_is_too_large(front: Front, image: Path) -> None:
     """For the payload, since the container adds to it: one line, not a crash."""
     many = {f"V{number}": "x" * 100000 for number in range(18)}
@@ -180,6 +180,7 @@ def test_environment_that_is_too_large(front: Front, image: Path) -> None:
     assert done.status in (0, 255) and done.err.count("\n") == (done.status == 255), done
 
 
+@pytest.mark.requirement("REL-31")
 @pytest.mark.parametrize(("limit", "values"),
                          [(resource.RLIMIT_NOFILE, (12, 12)), (resource.RLIMIT_FSIZE, (0, 0)),
                           (resource.RLIMIT_STACK, (262144, 262144)), (resource.RLIMIT_CPU, (5, 5)),

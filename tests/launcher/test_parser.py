@@ -361,7 +361,7 @@ def test_call_that_is_malformed(request: pytest.FixtureRequest, build: str, call
 
 # ---- random damage; `make fuzz` does it for longer ----
 
-@pytest.mark.requirement("HRD-03")
+@pytest.mark.requirement("FUZ-01", "HRD-03")
 @pytest.mark.parametrize("seed", [1, 2, None], ids=["seed 1", "seed 2", "new seed"])
 def test_random_damage(bench: Bench, seed: int | None) -> None:
     """A damaged plan is either refused in one line without any effect, or was still a plan: never a crash."""

@@ -134,7 +134,7 @@ def expect(dunnage: Front, image: Path, wrap: Command, *options: str) -> list[st
     return lines[4:]
 
 
-@pytest.mark.requirement("UND-240", "UND-241", "UND-P60", "CLI-120")
+@pytest.mark.requirement("REL-37", "UND-240", "UND-241", "UND-P60", "CLI-120")
 @pytest.mark.parametrize("options", ["", "--unshare-all", "--unshare-user --uid 5 --gid 6 --unshare-pid",
                                      "--new-session --cap-drop ALL"])
 @pytest.mark.parametrize("inner", [[], ["-C"], ["--mount-api", "classic"]], ids=" ".join)
@@ -152,7 +152,7 @@ def test_in_bubblewrap_that_forbids_namespaces(front: Front, image: Path, outer:
 
 
 @pytest.mark.slow
-@pytest.mark.requirement("UND-240", "UND-222", "UND-223", "R9", "UND-P28", "UND-P29")
+@pytest.mark.requirement("REL-37", "UND-240", "UND-222", "UND-223", "R9", "UND-P28", "UND-P29")
 @pytest.mark.parametrize("runtime", ["crun", "podman"])
 def test_in_a_container_of_an_engine(front: Front, image: Path, outer: Outer, runtime: str) -> None:
     """With the usual masks of /proc a plain start works, and a pid namespace that was asked for is refused with the

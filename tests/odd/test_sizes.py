@@ -31,7 +31,7 @@ def doubling(**rounds: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.requirement("UND-250", "R19", "UND-109")
+@pytest.mark.requirement("REL-33", "UND-250", "R19", "UND-109")
 @APIS
 def test_host_with_twenty_thousand_mounts(dunnage: Front, image: Path, tmp_path: Path, api: list[str]) -> None:
     """Nothing of them is in the container, and what is bound from there comes whole."""
@@ -78,7 +78,7 @@ def test_start_for_which_no_mounts_are_left(dunnage: Front, image: Path, tmp_pat
 # ---- many binds ----
 
 @pytest.mark.slow
-@pytest.mark.requirement("R19", "UND-107", "CLI-95", "UND-405")
+@pytest.mark.requirement("REL-32", "REL-33", "R19", "UND-107", "CLI-95", "UND-405")
 @pytest.mark.parametrize("files", [1024, 64])
 @APIS
 def test_thousand_binds_with_few_descriptors(dunnage: Front, image: Path, tmp_path: Path, api: list[str],
@@ -224,7 +224,7 @@ def long_path(top: Path, length: int) -> bytes:
     return path
 
 
-@pytest.mark.requirement("UND-355", "UND-64", "CLI-39")
+@pytest.mark.requirement("REL-33", "UND-355", "UND-64", "CLI-39")
 @APIS
 def test_longest_paths(front: Front, image: Path, tmp_path: Path, api: list[str]) -> None:
     """4095 bytes as source, as destination and as both; one more is refused with a word about it."""
