@@ -137,7 +137,7 @@ def bubblewrap(host: Host, place: Path, front: Front) -> Start:
     command = ["/usr/bin/bwrap", "--ro-bind", str(host.image), "/", "--dev", "/dev", "--proc", "/proc",
                "--tmpfs", "/tmp", "--bind", f"{place}/bound", "/mnt", "--unshare-all", "--die-with-parent",
                "--new-session", "--clearenv", *host.words]
-    return Start(command, [host.secret], r"bwrap: .+\n")
+    return Start(command, [host.secret], r"(/usr/bin/)?bwrap: .+\n")  # the dynamic loader gives the path
 
 
 def missing(maker: Maker) -> Optional[str]:
