@@ -468,6 +468,18 @@ static void begin_limits(void) {
 	tell(MESSAGE_EXECUTED, facts, sizeof facts);
 }
 
+/* For the shell that waits for us. Where no shell looks after our process group the kernel takes no notice of SIGTSTP.
+ * One that SIGSTOP had stopped there would bring SIGHUP to the whole group, our caller's own, when the payload ends. */
+static void stop_ourselves(void) {
+	sigset_t only;
+	sigemptyset(&only);
+	sigaddset(&only, SIGTSTP);
+	sigaction(SIGTSTP, &(struct sigaction){.sa_handler = SIG_DFL}, NULL);
+	kill(getpid(), SIGTSTP);
+	sigprocmask(SIG_UNBLOCK, &only, NULL);
+	sigprocmask(SIG_BLOCK, &only, NULL);
+}
+
 /* True when somebody wants us to continue; a message does that, too, by its own SIGCONT. */
 static bool forward(void) {
 	struct signalfd_siginfo info;
@@ -482,7 +494,6 @@ static bool forward(void) {
 		/* From inside: the payload's own signals are for itself. Only with these codes the kernel writes the sender's pid. */
 		if (is_init && (info.ssi_pid || (info.ssi_code != SI_USER && info.ssi_code != SI_TKILL)))
 			continue;
-		bool stops = info.ssi_signo == SIGTSTP || info.ssi_signo == SIGTTIN || info.ssi_signo == SIGTTOU;
 		if (is_top() && facts[FACT_CAUSE] == CAUSE_ITSELF && (info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT
 		    || info.ssi_signo == SIGHUP || info.ssi_signo == SIGQUIT))
 			facts[FACT_CAUSE] = CAUSE_TOLD;
@@ -492,8 +503,6 @@ static bool forward(void) {
 			kill(child, (int)info.ssi_signo);
 		if (info.ssi_signo == SIGHUP && info.ssi_code > 0)
 			kill(child, SIGCONT); /* as the kernel does after it, for those that are stopped */
-		if (stops && !is_init && info.ssi_code > 0)
-			kill(getpid(), SIGSTOP);
 	}
 	return continued;
 }
@@ -511,7 +520,7 @@ static void stopped(void) {
 	for (int tries = 0; tries < 10; tries++) { /* the SIGCONT of a message may come late */
 		if (child_is_init && recv(news, &next, 1, MSG_DONTWAIT | MSG_PEEK) >= 0)
 			break;
-		kill(getpid(), SIGSTOP);
+		stop_ourselves();
 		if (forward())
 			break;
 	}
@@ -922,7 +931,9 @@ void init_stay(const struct plan *of) {
 	}
 	disarm_watchdog();
 	forget();
-	setpgid(0, 0); /* what is sent to the caller's process group reaches the payload once, not through us too */
+	/* What is sent to the caller's process group reaches the payload once, not through us too. A session of our own: a
+	 * parent in the payload's session would pass for the shell that looks after its group. */
+	setsid();
 	keep(news);
 	let_go_of_descriptors(false);
 	watch();

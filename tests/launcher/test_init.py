@@ -283,14 +283,16 @@ def test_interrupt_key_reaches_the_payload_once(launcher: Launcher, image: Path,
 
 @pytest.mark.requirement("CLI-47")
 def test_stop_key_stops_payload_and_outer_process(launcher: Launcher, image: Path) -> None:
-    with on_a_terminal(launcher, with_init(image, "echo ready + sleep 1 + echo slept + exit 3")) as (process, leader):
+    shell = ["/bin/sh", "-mc", '"$@"; read line; fg; exit $?', "sh"]  # else nothing stops
+    whole = with_init(image, "echo ready + sleep 1 + echo slept + exit 3")
+    with on_a_terminal(launcher, whole, wrap=shell) as (process, leader):
         read_until(leader, b"ready")
-        init = wait_until(lambda: children(process.pid))[0]
+        outer = wait_until(lambda: children(process.pid))[0]
+        init = wait_until(lambda: children(outer))[0]
         payload = wait_until(lambda: children(init))[0]
         os.write(leader, b"\x1a")
-        assert wait_until(lambda: state(payload) == "T" and state(process.pid) == "T"), (state(payload),
-                                                                                         state(process.pid))
-        os.killpg(process.pid, signal.SIGCONT)  # as `fg` of a shell does
+        assert wait_until(lambda: state(payload) == "T" and state(outer) == "T"), (state(payload), state(outer))
+        os.write(leader, b"go on\n")
         assert b"slept" in read_until(leader, b"slept")
         assert process.wait(PATIENCE) == 3
 

@@ -246,6 +246,14 @@ def test_wall_time_reaches_a_stopped_payload(launcher: Launcher, image: Path, pi
     assert launcher.run(whole, start_new_session=True).status == status
 
 
+@pytest.mark.requirement("ATK-46", "CLI-42")
+def test_stopped_payload_brings_no_hangup_to_a_batch_job(launcher: Launcher, image: Path) -> None:
+    """The kernel sends one to a process group that lost its shell, when another process of it is stopped."""
+    shell = ["/bin/sh", "-c", 'trap "echo hangup" HUP; "$@"; echo "ended $?"', "sh"]
+    plan = contained(image, "signal 19 + exit 0", "wall-time 500 200")
+    assert launcher.run(plan, wrap=shell, start_new_session=True).lines == ["ended 143"]
+
+
 def test_payload_that_ends_in_time_is_not_of_the_limit(launcher: Launcher, image: Path, receipts: Receipts) -> None:
     assert launcher.run(contained(image, "exit 0", receipts.asked + "wall-time 60000 0")).status == 0
     assert receipts.result()["cause"] == "itself"
