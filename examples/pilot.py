@@ -203,6 +203,7 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ["PILOT_SECRET"] = "nobody's business"
     spool = arguments.spool or Path(tempfile.mkdtemp(prefix="pilot-"))
+    spool.mkdir(parents=True, exist_ok=True)
     jobs = read_queue(arguments.queue)
     pilot = Pilot(arguments.image, spool, arguments.slots)
     for number in (signal.SIGTERM, signal.SIGINT):
