@@ -90,7 +90,8 @@ def test_kill_of_the_caller(contained: Ours, shelled: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.requirement("ATK-27", "PRO-19")
-def test_hang_up(contained: Ours, shelled: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("column", "options"), [("-C", []), ("S", []), ("S", ["--share-tty"])], ids=str)
+def test_hang_up(modes: dict[str, Ours], shelled: Path, tmp_path: Path, column: str, options: list[str]) -> None:
     """The terminal goes away: who does not expect that ends, and with the payload everything."""
     token = f"token-{tmp_path}"
     leader, follower = pty.openpty()
@@ -99,9 +100,8 @@ def test_hang_up(contained: Ours, shelled: Path, tmp_path: Path) -> None:
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    with contained.start(shelled, "/bin/busybox", "sh", "-c", f"echo up; sleep 999; : {token}", stdin=follower,
-                         stdout=follower, stderr=follower, preexec_fn=take_terminal,
-                         options=["--share-tty"] if contained.strict else []) as process:
+    with modes[column].start(shelled, "/bin/busybox", "sh", "-c", f"echo up; sleep 999; : {token}", options=options,
+                             stdin=follower, stdout=follower, stderr=follower, preexec_fn=take_terminal) as process:
         os.close(follower)
         read_until(leader, b"up")
         os.close(leader)
