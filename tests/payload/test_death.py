@@ -70,6 +70,21 @@ def test_end_of_the_caller(dunnage: Front, image: Path, mark: str, option: str) 
     until(lambda: not alive(mark))
 
 
+@requirement("PRO-28")
+@pytest.mark.parametrize("option", [(), ("--die-with-caller",), ("--no-die-with-caller",)])
+def test_caller_that_cannot_be_watched_is_no_promise(dunnage: Front, image: Path, option: Sequence[str]) -> None:
+    """As the first process of a container: who started it has no number here."""
+    need("new proc")
+    done = subprocess.run(["unshare", "--user", "--map-current-user", "--pid", "--fork", "--mount-proc", dunnage.path,
+                           "payload", *option, image, "--", "/bin/payload", "echo", "ran"],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    if option == ("--die-with-caller",):
+        assert done.returncode == 255 and not done.stdout and "in another pid namespace" in done.stderr
+        return
+    assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
+    assert ("does not end with whoever starts it" in done.stderr) == (not option)
+
+
 @requirement("CLI-47", "HRD-56")
 @pytest.mark.parametrize("options", [(), ("--host-pid",)], ids=["own pids", "host pids"])
 def test_signals_reach_the_payload_once(dunnage: Front, image: Path, options: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import fcntl
 import posix
 
-from dunnage.errors import DunnageError
+from dunnage.errors import POLICY, DunnageError
 from dunnage.plan import wire
 from dunnage.run.prepare import prepare
 from dunnage.run.start import arguments, start, unusable
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
     """Ends in the launcher, or with it where a terminal needs us; DunnageError when it does not come to that."""
     _check_descriptors(options, call.fd)
+    if not posix.getppid():
+        _without_caller(options, voice)
     terminals = () if options.share_tty else tuple(fd for fd in (0, 1, 2) if posix.isatty(fd))
     if terminals:
         return _at_terminal(call, verb, options, words, voice, terminals)
@@ -48,6 +50,16 @@ def _plan(prepared: Prepared, voice: Voice) -> bytes:
     for text in prepared.composition.notes:
         voice.verbose(text)
     return wire.encode(prepared.composition.operations)
+
+
+def _without_caller(options: Options, voice: Voice) -> None:
+    """It is in another pid namespace (the start of a container, or somebody who joined it): nobody can watch it."""
+    if options.die_with_caller:
+        raise DunnageError("use --die-with-caller", "whoever starts this is in another pid namespace",
+                           "leave it out", kind=POLICY)
+    if not options.no_die_with_caller:
+        options.no_die_with_caller = True
+        voice.warning("this does not end with whoever starts it: that process is in another pid namespace")
 
 
 def _check_descriptors(options: Options, call_fd: int) -> None:
