@@ -161,16 +161,16 @@ def receipt_is_right(place: Path, outcome: Outcome, ran: bool) -> bool:
     return result["failure_class"] is not None and str(result["message"]) in outcome.err
 
 
-def later_errors(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+def later_errors(calls: Sequence[Call], names: dict[int, str]) -> list[Fault]:
     """Of those who stay while the payload runs: nothing that fails then should disturb it."""
-    return _errors((call for call in calls if call.late), names)
+    return _errors([call for call in calls if call.late], names)
 
 
-def error_faults(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
-    return _errors((call for call in calls if not call.late), names)
+def error_faults(calls: Sequence[Call], names: dict[int, str]) -> list[Fault]:
+    return _errors([call for call in calls if not call.late], names)
 
 
-def _errors(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+def _errors(calls: Sequence[Call], names: dict[int, str]) -> list[Fault]:
     found = []
     for call in calls:
         name = names.get(call.number, "")
@@ -179,24 +179,30 @@ def _errors(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
     return found
 
 
-def interruptions(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+def interruptions(calls: Sequence[Call], names: dict[int, str]) -> list[Fault]:
     return [Fault(call, "e", errno.EINTR) for call in calls if names.get(call.number) not in NEVER_FAIL]
 
 
-def missing_features(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+def missing_features(calls: Sequence[Call], names: dict[int, str]) -> list[Fault]:
     there = {names.get(call.number): call for call in calls}
     return [Fault(there[name], "e", errno.ENOSYS, True) for name in FEATURES if name in there]
 
 
-def kills(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+def kills(calls: Sequence[Call], names: dict[int, str]) -> list[Fault]:
     return [Fault(call, "k", 0) for call in calls]
 
 
-def delays(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
-    return [Fault(call, "d", DELAY_MICROSECONDS) for call in calls]
+def delays(calls: Sequence[Call], names: dict[int, str]) -> list[Fault]:
+    """Where there is somebody to be late for, each process's first call of a number, and every fourth call."""
+    alone = next((at for at, call in enumerate(calls) if call.process), len(calls))
+    first: dict[tuple[int, int], int] = {}
+    for at, call in enumerate(calls):
+        first.setdefault((call.process, call.number), at)
+    return [Fault(call, "d", DELAY_MICROSECONDS) for at, call in enumerate(calls)
+            if at >= alone and (at % 4 == 0 or first[call.process, call.number] == at)]
 
 
-def lies(calls: Iterable[Call], names: dict[int, str]) -> list[Fault]:
+def lies(calls: Sequence[Call], names: dict[int, str]) -> list[Fault]:
     return [Fault(call, "r", 0) for call in calls if names.get(call.number) in TRUSTED]
 
 
