@@ -137,6 +137,23 @@ def test_wait_and_communicate_go_on_after_their_time(plain: dunnage.Payload) -> 
         assert process.wait() == process.poll() == 0
 
 
+def test_output_of_a_payload_that_has_ended_is_there_at_once(plain: dunnage.Payload) -> None:
+    """Whatever the time that is given, and whenever it ends."""
+    for timeout in (0, -1, 0.0001, 5):
+        process = dunnage.Popen(plain, sh("echo a; exit 3"), stdout=PIPE)
+        process.wait(60)
+        assert process.communicate(timeout=timeout) == (b"a\n", None)
+    for _ in range(50):
+        with dunnage.Popen(plain, sh("echo a"), stdout=PIPE) as process:
+            out = None
+            while out is None:
+                try:
+                    out, _ = process.communicate(timeout=0)
+                except dunnage.TimeoutExpired:
+                    continue
+            assert out == b"a\n"
+
+
 @pytest.mark.parametrize("how, returncode", [("kill", -9), ("terminate", -15)])
 def test_kill_and_terminate(plain: dunnage.Payload, how: str, returncode: int) -> None:
     with dunnage.Popen(plain, ["sleep", "1000"]) as process:

@@ -172,7 +172,7 @@ class Popen(Launched):
         the pipes.
         """
         finished = self._converse(input, timeout, max_output)
-        out, err = self._outputs()
+        out, err = self._outputs(finished)
         if not finished:
             from dunnage.api.twins import TimeoutExpired
 
@@ -190,10 +190,10 @@ class Popen(Launched):
             self._close_stdin()
             raise
 
-    def _outputs(self) -> tuple[Output, Output]:
-        """What was collected so far; the pipes are closed once there is no more to come."""
+    def _outputs(self, all_of_it: bool) -> tuple[Output, Output]:
+        """What was collected so far; the pipes are closed when there is no more to come."""
         found = self._output(self.stdout), self._output(self.stderr)
-        if self.returncode is not None:
+        if all_of_it:
             for file in (self.stdout, self.stderr):
                 if file is not None:
                     file.close()
@@ -236,8 +236,8 @@ class Popen(Launched):
             for number in () if ended else self._watched():
                 poll.register(number, select.POLLIN)
             left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                return False
+            if not ended and left is not None and left <= 0:
+                return False  # what has ended is read in no time
             allowed = self._patience(left)
             ready = poll.poll(0 if ended else None if allowed is None else _milliseconds(allowed))
             moved = False
@@ -398,7 +398,7 @@ def run(
         if not finished:
             process.kill()
             process._converse(None, None, max_output)
-        out, err = process._outputs()
+        out, err = process._outputs(True)
         if not finished:
             from dunnage.api.twins import TimeoutExpired
 
