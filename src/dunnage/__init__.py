@@ -3,8 +3,6 @@
 For pilots: `run`, `Popen`, `Payload` and what else `__all__` names, and `dunnage.aio` for event loops. They are
 imported when they are first used: importing this package imports nothing else.
 """
-import sys
-
 __version__ = "0.1.0"
 
 TYPE_CHECKING = False
@@ -36,7 +34,7 @@ _PLACES = {
     "dunnage.api.launcher": "Launcher",
     "dunnage.api.payload": "Bind Limits Payload",
     "dunnage.api.plan": "Plan compose",
-    "dunnage.api.process": "CompletedPayload Popen",
+    "dunnage.api.process": "CompletedPayload Popen run",
     "dunnage.api.receipt": "Receipt",
     "dunnage.api.twins": "PayloadError TimeoutExpired",
     "dunnage.errors": "DunnageError",
@@ -61,18 +59,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(type(sys)):  # type: ignore[misc]
-    """`dunnage.run` is the function. The first import of the package of that name would put a module in its place."""
-
-    @property
-    def run(self) -> object:
-        return __import__("dunnage.api.process", None, None, ("run",)).run
-
-    @run.setter
-    def run(self, module: object) -> None:
-        return
-
-
-sys.modules[__name__].__class__ = _Package

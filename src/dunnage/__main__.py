@@ -62,8 +62,8 @@ def run(call: Call) -> int:
 def _failed(error: DunnageError, options: Options, words: list[bytes], voice: Voice) -> int:
     """The last word, and the receipt of a payload that did not come to be."""
     if options.receipt and options.verb == b"payload":
+        from dunnage.launch import stored
         from dunnage.plan import receipt
-        from dunnage.run import stored
 
         try:
             document = receipt.failed(error, options, words, __version__.encode())

@@ -31,8 +31,12 @@ def plain(shelled: Path) -> dunnage.Payload:
 
 
 @pytest.fixture
-def nothing_left() -> Iterator[None]:
-    """No descriptor and no child of the pilot is left behind by the test."""
+def nothing_left(plain: dunnage.Payload) -> Iterator[None]:
+    """No descriptor and no child of the pilot is left behind by the test.
+
+    The session's payload comes before it, and the rest of earlier tests goes: both hold launchers.
+    """
+    gc.collect()
     before = descriptors()
     yield
     gc.collect()  # a test that holds an exception holds all that its traceback knows

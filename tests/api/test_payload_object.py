@@ -213,12 +213,6 @@ def test_package_shows_its_names() -> None:
         dunnage.nothing_of_ours  # noqa: B018
 
 
-def test_run_stays_a_function_whatever_is_imported() -> None:
-    code = "import dunnage.run.start; from dunnage.run import prepare; print(dunnage.run.__name__, prepare)"
-    done = subprocess.run([sys.executable, "-c", pilots.BEFORE + code], stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout.startswith("run <module 'dunnage.run.prepare'")
-
-
 def test_types_are_those_that_are_promised(tmp_path: Path) -> None:
     """As a pilot's own mypy sees them."""
     (tmp_path / "uses.py").write_text('''

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dunnage.cli.call import Call
 from dunnage.cli.parse import parse
+from dunnage.launch.prepare import prepare
 from dunnage.plan import wire
 from dunnage.plan.options import Options
-from dunnage.run.prepare import prepare
 
 if TYPE_CHECKING:
     from bench.cases import Case

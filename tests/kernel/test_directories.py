@@ -12,7 +12,7 @@ from containers.features import need
 from containers.front import Front
 from containers.launch import Ended
 from dunnage.errors import DunnageError
-from dunnage.run.prepare import make_directory
+from dunnage.launch.prepare import make_directory
 
 pytestmark = pytest.mark.kernel
 

@@ -18,7 +18,7 @@ SOURCES = TOP / "src" / "dunnage"
 ROOMS = {
     "__init__": 0, "errors": 0, "phrases": 0, "messages": 1, "settings": 1, "settings_help": 1,
     "plan": 2, "image": 3, "oci": 3, "host": 3,
-    "run": 4, "build": 4, "publish": 4, "baseline": 4,
+    "launch": 4, "build": 4, "publish": 4, "baseline": 4,
     "cli": 5, "api": 5, "aio": 6, "__main__": 6, "start": 7,
 }
 PURE = {"dunnage.image.directory", "dunnage.image.elf"}

@@ -9,12 +9,12 @@ from dunnage.host.facts import HostFacts, MountTable
 from dunnage.host.gpu import Driver
 from dunnage.host.site import SitePolicy, take
 from dunnage.image.reference import Reference
+from dunnage.launch.prepare import Prepared
 from dunnage.plan.check import check
 from dunnage.plan.compose import Composition, Request, compose
 from dunnage.plan.identity import Account
 from dunnage.plan.mounts import Mount
 from dunnage.plan.options import Options
-from dunnage.run.prepare import Prepared
 from unit.memory_tree import MemoryTree
 
 ANN = Account(b"ann", 1000, 100, b"Ann", b"/home/ann", b"/bin/bash", b"users")

@@ -16,11 +16,11 @@ from dunnage.cli.call import Call
 from dunnage.cli.freeze import renew
 from dunnage.cli.parse import parse
 from dunnage.errors import DunnageError
+from dunnage.launch import stored
 from dunnage.plan import wire
 from dunnage.plan.check import check
 from dunnage.plan.frozen import freeze
 from dunnage.plan.options import Options
-from dunnage.run import stored
 from unit.composing import Machine
 
 requirement = pytest.mark.requirement

@@ -54,7 +54,7 @@ def bundled(parent: Path) -> list[str]:
 @requirement("D8", "R16")
 def test_the_whole_launch_comes_out_of_one_file(parent: Path) -> None:
     names = bundled(parent)
-    assert {"dunnage.__main__", "dunnage.cli.parse", "dunnage.plan.underlay", "dunnage.run.start"} <= set(names)
+    assert {"dunnage.__main__", "dunnage.cli.parse", "dunnage.plan.underlay", "dunnage.launch.start"} <= set(names)
     assert "dunnage.cli.help" not in names
 
 

@@ -7,10 +7,10 @@ from dunnage import __version__
 from dunnage.api.failures import classified
 from dunnage.api.payload import tell_origins
 from dunnage.errors import DunnageError
+from dunnage.launch.prepare import prepare
 from dunnage.plan.compose import Composition
 from dunnage.plan.environment import EXTENDING, Environment
 from dunnage.plan.wire import encode
-from dunnage.run.prepare import prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from dunnage.api.course import Course
     from dunnage.api.payload import Payload, Seen
+    from dunnage.launch.prepare import Prepared
     from dunnage.plan.options import Options
     from dunnage.plan.wire import Operation
-    from dunnage.run.prepare import Prepared
 
 # Variables that do more than to be set: where programs are found, how others are extended.
 SHAPING = frozenset((b"PATH", b"LD_LIBRARY_PATH", b"HOME", *EXTENDING))

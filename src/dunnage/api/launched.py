@@ -200,7 +200,7 @@ class Launched:
         self._write(receipt.failed(error, self.payload.options(), words, __version__.encode()))
 
     def _write(self, document: bytes) -> None:
-        from dunnage.run import stored
+        from dunnage.launch import stored
 
         try:
             stored.write(self.payload.receipt, document, force=True, what="receipt")

@@ -63,7 +63,7 @@ class Plan:
         """Write it to a file that only its owner may read: it can hold values of variables. DunnageError."""
         import os
 
-        from dunnage.run import stored
+        from dunnage.launch import stored
 
         stored.write(os.fsencode(path), self.encode(), force)
 
@@ -72,7 +72,7 @@ class Plan:
         """A stored plan; DunnageError for a file that is none."""
         import os
 
-        from dunnage.run import stored
+        from dunnage.launch import stored
 
         return cls(stored.read(os.fsencode(path)))
 

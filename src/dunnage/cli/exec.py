@@ -1,9 +1,9 @@
 """The verbs exec, run and shell: compose a plan and become the launcher."""
 from __future__ import annotations
 
+from dunnage.launch.prepare import ready
+from dunnage.launch.start import start
 from dunnage.plan import wire
-from dunnage.run.prepare import ready
-from dunnage.run.start import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
 """`explain`: what a launch would mount where and why, without starting it (UND-353, ISO-53)."""
 from __future__ import annotations
 
+from dunnage.launch.prepare import prepare
 from dunnage.messages import answer, escape
 from dunnage.plan import isolation
 from dunnage.plan.mounts import CWD, DEV, GENERATED, HOME, HOSTFS, KERNEL, SCRATCH, TMP, USER
 from dunnage.plan.underlay import BINDS_ONLY
-from dunnage.run.prepare import prepare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from dunnage.cli.call import Call
     from dunnage.host.site import SitePolicy
+    from dunnage.launch.prepare import Prepared
     from dunnage.messages import Voice
     from dunnage.plan.options import Options
     from dunnage.plan.underlay import Resolved
-    from dunnage.run.prepare import Prepared
 
 CLASSES = {
     DEV: "dev", HOSTFS: "site", KERNEL: "kernel", HOME: "home", TMP: "tmp", SCRATCH: "scratch",
@@ -27,8 +27,8 @@ CLASSES = {
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
     """DunnageError for whatever would keep the launch from starting, as far as a plan can tell."""
     if options.frozen:
+        from dunnage.launch import stored
         from dunnage.plan.wire import describe
-        from dunnage.run import stored
 
         answer(describe(stored.read(words[0])))
         return 0

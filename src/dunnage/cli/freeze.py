@@ -7,13 +7,13 @@ from dunnage import settings
 from dunnage.cli import binds
 from dunnage.cli.parse import PREFIXES, usage
 from dunnage.errors import DunnageError
+from dunnage.launch import stored
+from dunnage.launch.prepare import ready
 from dunnage.messages import answer, escape
 from dunnage.plan.check import check
 from dunnage.plan.environment import PREFIXES as FOR_PAYLOAD
 from dunnage.plan.frozen import freeze
 from dunnage.plan.wire import BadPlan, encode, parse, quote
-from dunnage.run import stored
-from dunnage.run.prepare import ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,16 +5,16 @@ import fcntl
 import posix
 
 from dunnage.errors import POLICY, DunnageError
+from dunnage.launch.prepare import prepare
+from dunnage.launch.start import arguments, start, unusable
 from dunnage.plan import wire
-from dunnage.run.prepare import prepare
-from dunnage.run.start import arguments, start, unusable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.cli.call import Call
+    from dunnage.launch.prepare import Prepared
     from dunnage.messages import Voice
     from dunnage.plan.options import Options
-    from dunnage.run.prepare import Prepared
 
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
@@ -32,7 +32,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
 def _at_terminal(
     call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice, terminals: tuple[int, ...],
 ) -> int:
-    from dunnage.run import terminal
+    from dunnage.launch import terminal
 
     relay = terminal.Relay(terminals, 0 if options.no_die_with_caller else posix.getppid())
     prepared = prepare(call, verb, options, words, pid=posix.getpid(), console=relay.name)
