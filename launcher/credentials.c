@@ -94,8 +94,7 @@ static int copy(struct credential *credential, int directory, const char **why) 
 	return 1;
 }
 
-void credentials_copy(const struct plan *plan, int directory) {
-	(void)plan;
+void credentials_copy(int directory) {
 	for (size_t i = 0; i < count; i++) {
 		const struct record *record = credentials[i].record;
 		const char *why;

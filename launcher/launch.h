@@ -108,7 +108,7 @@ bool credentials_wanted(const struct plan *plan);
 /* Before the namespaces. */
 void credentials_prepare(const struct plan *plan);
 /* The first copies, into an open directory; each must succeed. */
-void credentials_copy(const struct plan *plan, int directory);
+void credentials_copy(int directory);
 /* Again what has changed since. */
 void credentials_renew(int directory);
 

@@ -274,7 +274,7 @@ static void make_private(const struct record *record) {
 }
 
 /* The payload gets a read-only clone; the outer process goes on writing here. */
-static void make_credentials(const struct plan *plan) {
+static void make_credentials(void) {
 	char name[24];
 	int point = scratch_dir("credentials", 0, name);
 	if (make_tmpfs(NULL, point, 0755, 16 << 20, 64) < 0)
@@ -284,7 +284,7 @@ static void make_credentials(const struct plan *plan) {
 	if (credentials < 0)
 		die("", errno, "open", "enter the credentials' directory");
 	ours(credentials);
-	credentials_copy(plan, credentials);
+	credentials_copy(credentials);
 	hand_over_credentials(credentials);
 }
 
@@ -969,7 +969,7 @@ void root_assemble(const struct plan *plan) {
 		case OP_SESSION: make_session(record); break;
 		case OP_GENERATED: make_generated(record); break;
 		case OP_PRIVATE: make_private(record); break;
-		case OP_CREDENTIALS: make_credentials(plan); break;
+		case OP_CREDENTIALS: make_credentials(); break;
 		case OP_STAGE: stage(record); break;
 		case OP_ROOT: make_root(record); break;
 		case OP_OPEN: begin_open(record); break;
