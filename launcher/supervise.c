@@ -368,13 +368,21 @@ static void end_politely(enum cause cause, int64_t time) {
 	kill(child, SIGCONT);
 }
 
+/* Until a child ends, or the time is over. SIGCHLD is blocked: what came before this call ends it at once. */
+static void wait_for_child(int64_t time) {
+	sigset_t ended;
+	sigemptyset(&ended);
+	sigaddset(&ended, SIGCHLD);
+	sigtimedwait(&ended, NULL, &(struct timespec){time / 1000, time % 1000 * 1000000});
+}
+
 /* What the payload left: killed, waited for, counted. */
 static void end_leftovers(void) {
 	int64_t until = milliseconds() + LAST_WAIT;
 	int status;
 	while (waitpid(-1, &status, WNOHANG) > 0)
 		count_other(status); /* unless it had ended before */
-	for (pid_t pid = 0; pid >= 0 && milliseconds() <= until; poll(NULL, 0, pid < 0 ? 0 : 1)) {
+	for (pid_t pid = 0; pid >= 0 && milliseconds() <= until; wait_for_child(pid < 0 ? 0 : 1)) {
 		kill_all();
 		while ((pid = waitpid(-1, &status, WNOHANG)) > 0 && milliseconds() <= until)
 			count_other(status);
@@ -572,7 +580,7 @@ static bool hear(void) {
 	case MESSAGE_ENDED: { /* of init: the payload has ended, and everybody else */
 		take_facts(message, size, sizeof kind);
 		for (int64_t until = milliseconds() + LAST_WAIT; !waitpid(child, NULL, WNOHANG) && milliseconds() < until;)
-			poll(NULL, 0, 1); /* longer when a process of its hangs in the kernel: nobody can end that */
+			wait_for_child(100); /* longer when a process of its hangs in the kernel: nobody can end that */
 		finish((int)facts[FACT_STATUS]);
 	}
 	case MESSAGE_STOPPED: stopped(); break;
