@@ -104,6 +104,7 @@ def holding(case: Case, at: Workplace, count: int) -> Iterator[list[int]]:
     if not child:
         os.close(going)
         workplace.become(at.user)
+        workplace.import_from_copy(at)
         payload = dunnage.Payload(case.image, memory.PAYLOAD, binds=case.binds)
         launcher = dunnage.Launcher(at.launcher)
         held = [dunnage.Popen(payload, launcher=launcher, stdout=dunnage.DEVNULL) for _ in range(count)]

@@ -69,6 +69,7 @@ def as_user(at: Workplace, work: Callable[..., Any], *arguments: Any) -> Any:
             os.close(receiving)
             os.chdir("/")
             workplace.become(at.user)
+            workplace.import_from_copy(at)
             with open(sending, "wb") as pipe:
                 pickle.dump(work(*arguments), pipe)
             status = 0

@@ -176,6 +176,14 @@ def copy_dunnage(target: Path) -> None:
     subprocess.run([system_python(), "-I", str(TREE / "packaging/bundle.py"), str(target / "src")], check=True)
 
 
+def import_from_copy(at: Workplace) -> None:
+    """What this process imports of Dunnage from now on is the copy's."""
+    ours, copied = str(TREE / "src"), str(at.dunnage.parents[2] / "src")
+    for name, module in sys.modules.items():
+        if name.partition(".")[0] == "dunnage" and hasattr(module, "__path__"):
+            module.__path__ = [path.replace(ours, copied, 1) for path in module.__path__]
+
+
 def system_python() -> str:
     """The one that the front starts from a source tree."""
     return "/usr/bin/python3"

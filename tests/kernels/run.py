@@ -33,8 +33,6 @@ TESTS = {
     "conformance": "tests/kernel/test_conformance.py",
     "launcher": "tests/launcher",
     "api": "tests/api/test_run.py tests/api/test_receipts.py tests/api/test_aio.py tests/api/test_hostile.py",
-    "attacks": "tests/attacks tests/payload/test_death.py tests/payload/test_receipts.py "
-               "tests/payload/test_credentials.py tests/payload/test_seen_from_inside.py",
     # of the verbs' tests those where the kernel has a say
     "verbs": " ".join(f"tests/kernel/test_{name}.py" for name in ("bad_input", "binds", "check", "freeze", "images",
                                                                   "leftovers", "verbs")),
@@ -42,8 +40,7 @@ TESTS = {
 }
 JOBS = [PROBES, *TESTS]
 # What one boot runs, one after the other; two boots at a time fill a small machine.
-BOOTS = {"cases": [PROBES, "cgroup", "conformance", "odd"], "verbs": ["verbs", "api"], "attacks": ["attacks"],
-         "launcher": ["launcher"]}
+BOOTS = {"cases": [PROBES, "cgroup", "conformance", "odd"], "verbs": ["verbs", "api"], "launcher": ["launcher"]}
 # Seconds for a boot, to end what hangs: the longest took 560 on two processors with a dozen processes waiting.
 LIMIT = 1800
 ATTEMPTS = 3
