@@ -177,7 +177,7 @@ void objects_clone(const struct plan *plan) {
 	objects = reserve(plan->objects, sizeof *objects);
 	opened = reserve(plan->opened, sizeof *opened);
 	choose_scratch(plan);
-	size_t sources = 0, possible, tmpfs = 2;
+	size_t sources = 0, possible, tmpfs = 3; /* scratch, session, credentials */
 	for (size_t i = 0; i < plan->count; i++) {
 		const struct record *record = &plan->records[i];
 		if (record->id == OP_SOURCE || record->id == OP_GENERATED || record->id == OP_PRIVATE || record->id == OP_CREDENTIALS) {
@@ -235,16 +235,18 @@ static int scratch_dir(const char *format, unsigned which, char name[24]) {
 	return fd;
 }
 
-static void make_session(const struct record *record) {
-	char name[24];
-	int point = scratch_dir("session", 0, name);
-	if (make_tmpfs(NULL, point, 0755, number(record, ARG_SESSION_BYTES), number(record, ARG_SESSION_INODES)) < 0)
-		die("", errno, "mount of tmpfs", "make the session directory");
+/* A tmpfs of its own in the scratch. */
+static int scratch_tmpfs(const char *name, uint64_t bytes, uint64_t inodes, int flags) {
+	char made[24];
+	int point = scratch_dir(name, 0, made);
+	if (make_tmpfs(NULL, point, 0755, bytes, inodes) < 0)
+		die("", errno, "mount of tmpfs", "make the directory for %s", name);
 	close(point);
-	session = openat(scratch, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (session < 0)
-		die("", errno, "open", "enter the session directory");
-	ours(session);
+	int fd = openat(scratch, name, flags | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		die("", errno, "open", "enter the directory for %s", name);
+	ours(fd);
+	return fd;
 }
 
 static void make_generated(const struct record *record) {
@@ -275,15 +277,7 @@ static void make_private(const struct record *record) {
 
 /* The payload gets a read-only clone; the outer process goes on writing here. */
 static void make_credentials(void) {
-	char name[24];
-	int point = scratch_dir("credentials", 0, name);
-	if (make_tmpfs(NULL, point, 0755, 16 << 20, 64) < 0)
-		die("", errno, "mount of tmpfs", "make the credentials' directory");
-	close(point);
-	credentials = openat(scratch, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (credentials < 0)
-		die("", errno, "open", "enter the credentials' directory");
-	ours(credentials);
+	credentials = scratch_tmpfs("credentials", 16 << 20, 64, O_RDONLY);
 	credentials_copy(credentials);
 	hand_over_credentials(credentials);
 }
@@ -966,7 +960,9 @@ void root_assemble(const struct plan *plan) {
 		staged = record->id == OP_STAGE;
 		switch (record->id) {
 		case OP_SCRATCH: make_scratch(record); break;
-		case OP_SESSION: make_session(record); break;
+		case OP_SESSION:
+			session = scratch_tmpfs("session", number(record, ARG_SESSION_BYTES), number(record, ARG_SESSION_INODES), O_PATH);
+			break;
 		case OP_GENERATED: make_generated(record); break;
 		case OP_PRIVATE: make_private(record); break;
 		case OP_CREDENTIALS: make_credentials(); break;
