@@ -1,6 +1,7 @@
 """Pilots of their own: what must be seen from outside of the tests' process."""
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -74,4 +75,5 @@ def marked(mark: str) -> list[int]:
 
 def end(pids: list[int]) -> None:
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the first may take the others along
+            os.kill(pid, signal.SIGKILL)
