@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from subprocess import Popen
@@ -55,15 +56,15 @@ class Request:
         self.variables = {"GIVEN": "to the neighbour"} if job == "job-b" else {}
 
 
-class Runtime:
+class Runtime(ABC):
     """A way to start payloads. `name` as in the table of the security model."""
 
     name = ""
     apart = True        # are pids its own?
 
+    @abstractmethod
     def command(self, request: Request, words: list[str]) -> list[str]:
         """The whole command line."""
-        raise NotImplementedError
 
     def fields(self, request: Request) -> dict[str, Any] | None:
         """Instead of it, fields of a `dunnage.Payload`."""

@@ -159,7 +159,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
 	const char *where = getenv("TMPDIR");
 	char template[150];
 	struct stat found;
-	snprintf(template, sizeof template, "%s/resolver.XXXXXX", where ? where : "/tmp");
+	snprintf(template, sizeof template, "%s/resolver.XXXXXX", where ? where : P_tmpdir);
 	memset(longest, 'x', sizeof longest - 1);
 	memset(too_long, 'x', sizeof too_long - 1);
 	if (!mkdtemp(template) || !realpath(template, top_path) || (top = open(top_path, O_PATH | O_DIRECTORY)) < 0

@@ -76,9 +76,9 @@ def test_job_directory_is_written_by_its_owner(dunnage: Front, shelled: Path, jo
 
 def test_job_directory_elsewhere_and_another_working_directory(dunnage: Front, image: Path, job: Path) -> None:
     (job / "run").mkdir()
-    options = ["--job", f"{job}:/work/here", "--pwd", "run"]
+    options = ["--job", f"{job}:/jobs/here", "--pwd", "run"]
     lines = said(dunnage("payload", *options, image, "--", "/bin/payload", "cwd", "+", "environment"))
-    assert lines[0] == "/work/here/run" and "HOME=/work/here" in lines[1].split("\0")
+    assert lines[0] == "/jobs/here/run" and "HOME=/jobs/here" in lines[1].split("\0")
 
 
 def test_working_directory_that_is_missing_is_an_error(dunnage: Front, image: Path) -> None:
