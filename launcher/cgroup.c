@@ -24,16 +24,6 @@ bool cgroup_wanted(void) {
 	return own >= 0;
 }
 
-static int put(const char *file, const char *text) {
-	int fd = openat(own, file, O_WRONLY | O_CLOEXEC);
-	ssize_t wrote = fd < 0 ? -1 : write(fd, text, strlen(text));
-	int error = errno;
-	if (fd >= 0)
-		close(fd);
-	errno = error;
-	return wrote == (ssize_t)strlen(text) ? 0 : -1;
-}
-
 /* A whole small file; empty when it cannot be read. */
 static void get(const char *file, char *text, size_t size) {
 	int fd = openat(own, file, O_RDONLY | O_CLOEXEC);
@@ -48,7 +38,7 @@ static int limit(const char *file, uint64_t value) {
 	if (!value)
 		return 0;
 	snprintf(text, sizeof text, "%llu", (unsigned long long)value);
-	if (put(file, text) < 0)
+	if (write_once(own, file, text) < 0)
 		return -1;
 	get(file, found, sizeof found);
 	uint64_t set = strtoull(found, NULL, 10);
@@ -100,8 +90,8 @@ static int make(const struct record *record, const char **why) {
 	if (limit("memory.max", number(record, ARG_CGROUP_MEMORY)) < 0)
 		return -1;
 	if (number(record, ARG_CGROUP_MEMORY)) {
-		put("memory.swap.max", "0"); /* a limit that swaps is none; absent where there is no swap */
-		put("memory.oom.group", "1");
+		write_once(own, "memory.swap.max", "0"); /* a limit that swaps is none; absent where there is no swap */
+		write_once(own, "memory.oom.group", "1");
 	}
 	*why = "pids.max";
 	return limit("pids.max", number(record, ARG_CGROUP_PIDS));
@@ -156,7 +146,7 @@ static uint64_t peak(const char *file) {
 void cgroup_end(void) {
 	char text[1024];
 	if (own >= 0) {
-		put("cgroup.kill", "1"); /* since Linux 5.14; everybody is dead already unless something failed */
+		write_once(own, "cgroup.kill", "1"); /* since Linux 5.14; everybody is dead already unless something failed */
 		facts[FACT_PEAK_MEMORY_BYTES] = peak("memory.peak");
 		facts[FACT_PEAK_PROCESSES] = peak("pids.peak");
 		get("memory.events", text, sizeof text);

@@ -21,10 +21,6 @@ static struct credential *credentials;
 static size_t count;
 static int host = -1; /* its root: after pivot_root it has no path here */
 
-bool credentials_wanted(const struct plan *plan) {
-	return find(plan, OP_CREDENTIALS);
-}
-
 void credentials_prepare(const struct plan *plan) {
 	for (size_t i = 0; i < plan->count; i++)
 		count += plan->records[i].id == OP_CREDENTIAL;

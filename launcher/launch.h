@@ -86,8 +86,10 @@ void supervision_enter(const struct plan *plan);
 /* Forks where that process has to stay as init. Returns in what becomes the payload. */
 void init_stay(const struct plan *plan);
 extern bool is_init, own_session;
-/* Is somebody else of ours waiting for this process? */
+/* Does somebody wait for what this process tells? */
 bool supervised(void);
+/* The process that nobody of ours supervises: it removes and writes what is to be removed and written. */
+bool is_top(void);
 /* To whoever supervises this process, or starts it; false when there is nobody. */
 bool tell(enum message_kind kind, const void *body, size_t size);
 bool tell_sentence(enum message_kind kind, const char *sentence);
@@ -104,7 +106,6 @@ enum failure judge(void);
 
 /* ---- credentials.c ---- */
 
-bool credentials_wanted(const struct plan *plan);
 /* Before the namespaces. */
 void credentials_prepare(const struct plan *plan);
 /* The first copies, into an open directory; each must succeed. */
@@ -239,7 +240,8 @@ void keep_none(void);
 /* Before the namespaces; then: the others are closed, and the standard ones become /dev/null, but for stderr if it is to be kept. */
 void null_open(void);
 void let_go_of_descriptors(bool keep_stderr);
-int write_once(const char *file, const char *text);
+/* A whole text into a small file below `dir`. */
+int write_once(int dir, const char *file, const char *text);
 void process_protect_descriptors(const struct plan *plan);
 void namespaces_enter(const struct plan *plan);
 /* Starts the front again; returns when the plan names none or it cannot be started. */

@@ -257,7 +257,7 @@ static void read_back_descriptors(const struct plan *plan) {
 static void forbid_user_namespaces(void) {
 	static const char file[] = "sys/user/max_user_namespaces";
 	char text[8] = "";
-	if (write_once(file, "0") < 0)
+	if (write_once(procfs, file, "0") < 0)
 		die("", errno, "write to /proc/sys/user/max_user_namespaces", "forbid user namespaces to the payload");
 	int fd = openat(procfs, file, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || read(fd, text, sizeof text - 1) < 1 || strcmp(text, "0\n"))

@@ -124,12 +124,15 @@ void restore_limits(void) {
 }
 
 void front_again(const char *reason) {
+	if (!is_top())
+		return; /* the caller's words go to whoever can do something */
+	cgroup_end();
 	if (speech.mute && !strcmp(reason, "stale") && tell(MESSAGE_STALE, NULL, 0))
 		_exit(speech.code);
 	if (speech.mute && !strncmp(reason, "userns:", 7) && tell_sentence(MESSAGE_REFUSED, reason + 7))
 		_exit(speech.code);
 	const struct record *record = speech.plan ? find(speech.plan, OP_FRONT) : NULL;
-	if (!record || !call.known || is_init || supervised())
+	if (!record || !call.known || is_init)
 		return;
 	const char *front = record->field[0];
 	char after[80];
@@ -260,8 +263,8 @@ static _Noreturn void namespaces_refused(const char *failed, int error) {
 	die_sentence(dunnage, foreign, "run `dunnage check`: it names the setting to change");
 }
 
-int write_once(const char *file, const char *text) {
-	int fd = openat(procfs, file, O_WRONLY | O_CLOEXEC);
+int write_once(int dir, const char *file, const char *text) {
+	int fd = openat(dir, file, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -1;
 	ssize_t wrote = write(fd, text, strlen(text));
@@ -282,7 +285,7 @@ static void write_map(const struct plan *plan, enum operation_id which, const ch
 			die("", 0, "too many lines", "write the id map");
 		used += (size_t)snprintf(text + used, sizeof text - used, "%s %s %s\n", record->field[0], record->field[1], record->field[2]);
 	}
-	if (used && write_once(file, text) < 0)
+	if (used && write_once(procfs, file, text) < 0)
 		namespaces_refused(which == OP_UID_MAP ? "uid_map" : "gid_map", errno);
 }
 
@@ -332,7 +335,7 @@ void namespaces_enter(const struct plan *plan) {
 			die("allow network namespaces (user.max_net_namespaces) or do without --net", error, "unshare", "create a network namespace");
 		namespaces_refused("unshare", error);
 	}
-	if (write_once("self/setgroups", "deny") < 0)
+	if (write_once(procfs, "self/setgroups", "deny") < 0)
 		namespaces_refused("setgroups", errno);
 	write_map(plan, OP_UID_MAP, "self/uid_map");
 	write_map(plan, OP_GID_MAP, "self/gid_map");

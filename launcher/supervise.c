@@ -93,8 +93,7 @@ bool supervised(void) {
 	return upstream >= 0;
 }
 
-/* The process that nobody of ours supervises: it removes and writes what is to be removed and written. */
-static bool is_top(void) {
+bool is_top(void) {
 	return upstream < 0 || upstream == control;
 }
 
@@ -759,6 +758,24 @@ static void forget(void) {
 	release(call.text);
 }
 
+/* Only then the new process goes on: the other end knows it, and lives. */
+static void let_begin(int socket) {
+	char go = 1;
+	while (send(socket, &go, 1, MSG_NOSIGNAL) < 0 && errno != EPIPE)
+		if (errno != EINTR)
+			die("", errno, "send", "let the container begin");
+}
+
+/* False when whoever should have said so is gone. */
+static bool may_begin(int socket, const char *whom) {
+	char go;
+	ssize_t got;
+	while ((got = recv(socket, &go, 1, 0)) < 0)
+		if (errno != EINTR)
+			die("", errno, "recv", "wait for the %s", whom);
+	return got;
+}
+
 static _Noreturn void outer_process(void) {
 	disarm_watchdog();
 	foreground = tcgetpgrp(2) == getpgrp();
@@ -777,10 +794,7 @@ static _Noreturn void outer_process(void) {
 	let_go_of_descriptors(!speech.mute);
 	if (!child_is_init)
 		each_child(note_stranger);
-	char go = 1;
-	while (send(news, &go, 1, MSG_NOSIGNAL) < 0 && errno != EPIPE)
-		if (errno != EINTR)
-			die("", errno, "send", "let the container begin");
+	let_begin(news);
 	fcntl(news, F_SETOWN, getpid());
 	fcntl(news, F_SETSIG, SIGCONT);
 	watch();
@@ -819,7 +833,6 @@ static bool stays_outside(bool pid_namespace) {
 /* Init as a child of the starter: the launcher's own process ends here. */
 static void clone_for_starter(void) {
 	int ends[2];
-	char go = 1;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
 		die("", errno, "socketpair", "start init");
 	uint32_t pid = (uint32_t)syscall(SYS_clone, (unsigned long)(CLONE_PARENT | SIGCHLD), 0, 0, 0, 0);
@@ -828,18 +841,12 @@ static void clone_for_starter(void) {
 	if (pid) {
 		if (!tell(MESSAGE_INIT, &pid, sizeof pid))
 			die("", errno, "send", "tell of init"); /* which ends with us */
-		while (send(ends[0], &go, 1, MSG_NOSIGNAL) < 0 && errno != EPIPE)
-			if (errno != EINTR)
-				die("", errno, "send", "let the container begin");
+		let_begin(ends[0]);
 		_exit(0);
 	}
 	/* It says nothing before its starter knows its pid, and is nothing when the launcher was killed before that. */
 	close(ends[0]);
-	ssize_t got;
-	while ((got = recv(ends[1], &go, 1, 0)) < 0)
-		if (errno != EINTR)
-			die("", errno, "recv", "wait for the launcher");
-	if (!got)
+	if (!may_begin(ends[1], "launcher"))
 		_exit(speech.code);
 	close(ends[1]);
 	upstream = control;
@@ -876,14 +883,10 @@ void supervision_enter(const struct plan *of) {
 	if (!outside)
 		return;
 	/* First the tie to the parent, then proof that it was alive when the tie was made: its end is open. */
-	char go;
+	char more;
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		die("", errno, "prctl", "tie init to its parent");
-	ssize_t got;
-	while ((got = recv(upstream, &go, 1, 0)) < 0)
-		if (errno != EINTR)
-			die("", errno, "recv", "wait for the outer process");
-	if (!got || !recv(upstream, &go, 1, MSG_DONTWAIT))
+	if (!may_begin(upstream, "outer process") || !recv(upstream, &more, 1, MSG_DONTWAIT))
 		_exit(speech.code); /* nobody is left who could be told */
 }
 

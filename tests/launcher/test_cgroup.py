@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from containers import denying
 from containers.cgroups import child_cgroup, delegated
 from containers.launch import Launcher
 from containers.plans import Operation, operation, plan
@@ -59,6 +61,15 @@ def test_start_that_fails_leaves_none(launcher: Launcher, image: Path) -> None:
     whole = in_cgroup(image, "", 0, 0)
     whole[-2:-1] = [operation("argument", "/nothing")]
     launcher.run(whole).refused("cannot execute /nothing")
+    assert not ours()
+
+
+def test_namespaces_that_are_refused_leave_none(launcher: Launcher, image: Path) -> None:
+    """The front is started again to explain it, and knows of no cgroup."""
+    whole = in_cgroup(image, "exit 0", 0, 0)
+    whole[1:1] = [operation("front", "/bin/true")]
+    deny = [sys.executable, "-I", denying.__file__, "EPERM", "unshare"]
+    assert launcher.run(whole, wrap=deny).status == 0
     assert not ours()
 
 

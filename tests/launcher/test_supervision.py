@@ -577,6 +577,20 @@ def test_failures_are_told_and_not_printed(launcher: Launcher, image: Path, nami
         assert it.process.communicate(timeout=PATIENCE) == (b"", b"")
 
 
+def test_scratch_that_is_refused_is_told_through_the_outer_process(launcher: Launcher, image: Path) -> None:
+    """It looks as if mounts were forbidden, and is found by the child, whose starter hears the outer process only."""
+    whole = contained(image, "exit 0", "supervise",
+                      objects=[operation("scratch-place", "/tmp"), operation("scratch", 1 << 20, 2**64 - 1)])
+    with starter(launcher, whole) as it:
+        kind, body = it.next()
+        if kind == "executed":
+            pytest.skip("this kernel takes any number of inodes")
+        assert kind == "failed"
+        assert sentence(body)[:2] == ("setup", "cannot make the scratch on /tmp: EINVAL on mount of tmpfs")
+        assert it.next()[0] == ""
+        assert it.process.wait(PATIENCE) == 255
+
+
 def test_stale_plan_is_told(launcher: Launcher, image: Path, tmp_path: Path) -> None:
     bound = tmp_path / "bound"
     bound.mkdir()
