@@ -8,9 +8,9 @@ import asyncio
 import os
 import select
 
-from dunnage.api.launched import DEVNULL, PIPE, STDOUT, Launched, Standard
+from dunnage.api.launched import DEVNULL, PIPE, STDOUT, Launched, Standard, piped
 from dunnage.api.payload import payload as payload_of
-from dunnage.api.process import MAX_OUTPUT, CompletedPayload
+from dunnage.api.process import CHUNK, MAX_OUTPUT, Collected, CompletedPayload
 from dunnage.api.twins import TimeoutExpired
 
 TYPE_CHECKING = False
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     Output = Optional[bytes]
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "create_payload", "run"]
-
-CHUNK = 1 << 16
 
 
 class Process(Launched):
@@ -193,18 +191,13 @@ class Process(Launched):
     async def _collect(self, stream: asyncio.StreamReader | None, most: int | None) -> Output:
         if stream is None:
             return None
-        parts: list[bytes] = []
-        room = most
+        collected = Collected(most)
         while True:
             part = await stream.read(CHUNK)
             if not part:
-                return b"".join(parts)
-            if room is not None:
-                if len(part) > room:
-                    part, self.truncated = part[:room], True
-                room -= len(part)
-            if part:
-                parts.append(part)
+                return b"".join(collected.parts)
+            collected.add(part)
+            self.truncated |= collected.lost
 
     async def __aenter__(self) -> Process:
         return self
@@ -244,14 +237,7 @@ async def run(
     **changes: Any,
 ) -> CompletedPayload:
     """Run a payload to its end; see `dunnage.run`. Cancelled, it kills the payload and waits for its end."""
-    if input is not None:
-        if stdin not in (DEVNULL, PIPE):
-            raise ValueError("give either input or stdin")
-        stdin = PIPE
-    if capture_output:
-        if stdout is not None or stderr is not None:
-            raise ValueError("give either capture_output or stdout and stderr")
-        stdout = stderr = PIPE
+    stdin, stdout, stderr = piped(stdin, stdout, stderr, input is not None, capture_output)
     process = await create_payload(
         what, command, stdin=stdin, stdout=stdout, stderr=stderr, launcher=launcher, **changes,
     )

@@ -166,6 +166,13 @@ class Voice:
         if self.level >= VERBOSE:
             self._say("VERBOSE", text)
 
+    def report(self, warnings: list[str], notes: list[str]) -> None:
+        """What a composition has to say."""
+        for text in warnings:
+            self.warning(text)
+        for text in notes:
+            self.verbose(text)
+
     def debug(self, text: str) -> None:
         """Names only, never values of variables (CLI-24)."""
         if self.level >= DEBUG:

@@ -31,7 +31,7 @@ CHANGING = ENVIRONMENT.union((b"die-with-caller", b"argument"))
 
 
 class Pilot:
-    """Who asks, for `run.prepare`: no front to start again, and variables by name only."""
+    """Who asks, for `launch.prepare`: no front to start again, and variables by name only."""
 
     name = b"dunnage"
     front = b""

@@ -9,6 +9,8 @@ import _socket
 import os
 import select
 
+from dunnage.launch.start import MFD_ALLOW_SEALING, MFD_NOEXEC_SEAL, fill
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Optional
@@ -16,9 +18,7 @@ if TYPE_CHECKING:
     Opener = Optional[Callable[[int], int]]
 
 MESSAGE_BYTES = 1 << 16
-MFD_ALLOW_SEALING, MFD_NOEXEC_SEAL, MFD_EXEC = 2, 8, 16  # the last two since Linux 6.3; EINVAL before
-F_ADD_SEALS = 1033
-SEALS = 1 | 2 | 4 | 8  # no further seals, no shrinking, growing or writing
+MFD_EXEC = 16  # Linux 6.3; EINVAL before
 
 _close = os.close  # `os` may be gone when the interpreter ends
 
@@ -66,14 +66,9 @@ class MemoryFile(Descriptor):
             number = os.memfd_create(name, os.MFD_CLOEXEC | MFD_ALLOW_SEALING)
         self.number = number
         self._identity = (-1, -1)
-        import fcntl
-
         found = os.fstat(number)
         self._identity = (found.st_dev, found.st_ino)
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(number, rest):]
-        fcntl.fcntl(number, F_ADD_SEALS, SEALS)
+        fill(number, content)
 
     def there(self) -> bool:
         """Is the number still ours? A pilot that makes itself a daemon closes what it does not know."""

@@ -41,6 +41,19 @@ _getpid, _is_finalizing = os.getpid, sys.is_finalizing  # the modules may be gon
 PATIENCE = 10.0  # seconds for our own processes to end everything when told; then SIGKILL does
 
 
+def piped(stdin: File, stdout: File, stderr: File, fed: bool, captured: bool) -> tuple[File, File, File]:
+    """The three of `run`, which can ask for pipes in shorter words. ValueError where it asks for two things."""
+    if fed:
+        if stdin not in (DEVNULL, PIPE):
+            raise ValueError("give either input or stdin")
+        stdin = PIPE
+    if captured:
+        if stdout is not None or stderr is not None:
+            raise ValueError("give either capture_output or stdout and stderr")
+        stdout = stderr = PIPE
+    return stdin, stdout, stderr
+
+
 class Standard:
     """Standard input, output and error of one launch.
 

@@ -5,6 +5,7 @@ import os
 
 from dunnage.errors import DunnageError
 from dunnage.messages import escape
+from dunnage.plan.options import BYTES, COUNTS, LONGEST, NO_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
     Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
     Word = Union[str, bytes]
     BindLike = Union["Bind", Path, tuple[Path, Path]]
-    Seen = tuple[tuple[int, ...], tuple[str, ...], bytes]  # terminals, exposed, console, as of run.prepare
+    Seen = tuple[tuple[int, ...], tuple[str, ...], bytes]  # terminals, exposed, console, as of launch.prepare
     Most = Optional[int]
     Resource = Union[Most, tuple[Most, Most]]
 
-NO_LIMIT = 2**64 - 1
-LONGEST = (2**31 - 1) / 1000  # seconds: 24 days
 GRACE = 10.0
 
 
@@ -135,9 +134,9 @@ class Limits(Immutable):
         resources: Mapping[str, Resource] | None = None,
     ) -> None:
         for name, seconds in (("wall_time", wall_time), ("cpu_time", cpu_time)):
-            if seconds is not None and not 0.001 <= seconds <= LONGEST:
+            if seconds is not None and not 1 <= seconds * 1000 <= LONGEST:
                 raise _wrong(f"limit {name} to {seconds} seconds", "it takes a millisecond to 24 days")
-        if not 0 <= grace <= LONGEST:
+        if not 0 <= grace * 1000 <= LONGEST:
             raise _wrong(f"give {grace} seconds of grace", "it takes 0 seconds to 24 days")
         for name, number in (("memory", memory), ("pids", pids)):
             if number is not None and not 0 < number < 1 << 63:
@@ -150,7 +149,7 @@ class Limits(Immutable):
 
 
 SWITCHES = ("host_pid", "host_ipc", "share_tty", "keep_keyring", "no_landlock", "no_nested_userns", "nv", "rocm")
-RESOURCES = ("core", "cpu", "data", "file-size", "address-space", "files", "locked", "processes", "stack")
+RESOURCES = tuple(word.decode() for word in sorted(BYTES + COUNTS))
 
 
 def _resource(name: str, value: Resource) -> tuple[int, int]:

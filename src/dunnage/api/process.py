@@ -7,7 +7,7 @@ import select
 import time
 from _thread import RLock
 
-from dunnage.api.launched import DEVNULL, PIPE, Launched, Standard
+from dunnage.api.launched import DEVNULL, Launched, Standard, piped
 from dunnage.api.payload import payload as payload_of
 
 TYPE_CHECKING = False
@@ -62,7 +62,7 @@ class Popen(Launched):
         self.stderr: IO[Any] | None = None
         self._decoding = (encoding, errors or "backslashreplace") if text or encoding or errors else None
         self._input: memoryview | None = None
-        self._collected: dict[int, _Collected] = {}
+        self._collected: dict[int, Collected] = {}
         payload = payload_of(what, command, changes)
         super().__init__(payload, launcher, Standard(stdin, stdout, stderr))
         try:
@@ -216,7 +216,7 @@ class Popen(Launched):
                 self._close_stdin()
         for place, file in ((1, self.stdout), (2, self.stderr)):
             if file is not None and not file.closed:
-                self._collected.setdefault(place, _Collected(max_output))
+                self._collected.setdefault(place, Collected(max_output))
 
     def _exchange(self, until: float | None) -> bool:
         """Move bytes until everything has ended, or the time is over (False)."""
@@ -301,7 +301,7 @@ class Popen(Launched):
                 self.wait()
 
 
-class _Collected:
+class Collected:
     """What came through one pipe."""
 
     __slots__ = ("parts", "over", "lost", "_room")
@@ -315,16 +315,17 @@ class _Collected:
     def read(self, number: int) -> bool:
         """One part; False at the end."""
         part = os.read(number, CHUNK)
-        if not part:
-            self.over = True
-            return False
+        self.add(part)
+        self.over = not part
+        return bool(part)
+
+    def add(self, part: bytes) -> None:
         if self._room is not None and len(part) > self._room:
             part, self.lost = part[:self._room], True
         if part:
             self.parts.append(part)
             if self._room is not None:
                 self._room -= len(part)
-        return True
 
 
 class CompletedPayload:
@@ -381,15 +382,8 @@ def run(
 
     Raises SetupError, ImageError or PolicyError when it does not come to a payload.
     """
-    if input is not None:
-        if stdin not in (DEVNULL, PIPE):
-            raise ValueError("give either input or stdin")
-        stdin = PIPE
-        text = text or isinstance(input, str)
-    if capture_output:
-        if stdout is not None or stderr is not None:
-            raise ValueError("give either capture_output or stdout and stderr")
-        stdout = stderr = PIPE
+    stdin, stdout, stderr = piped(stdin, stdout, stderr, input is not None, capture_output)
+    text = text or isinstance(input, str)
     with Popen(
         what, command, stdin=stdin, stdout=stdout, stderr=stderr, text=text, encoding=encoding, errors=errors,
         launcher=launcher, **changes,

@@ -118,8 +118,10 @@ class Receipt:
         """Of a receipt file's content; ValueError when it is none."""
         import json
 
+        from dunnage.plan.receipt import SCHEMA
+
         document = json.loads(text)
-        if not isinstance(document, dict) or document.get("schema") != "dunnage-receipt-1":
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError("this is no receipt of Dunnage")
         return cls(document)
 
@@ -129,6 +131,7 @@ def document(begun: list[Operation], course: Course) -> dict[str, Any]:
     import json
 
     from dunnage.messages import errno_name
+    from dunnage.plan.receipt import result
 
     parts = [begun[0][3].decode()]
     for _, protection, there, missing in begun[1:]:
@@ -142,20 +145,3 @@ def document(begun: list[Operation], course: Course) -> dict[str, Any]:
     _, message, fix = course.failure or ("", None, None)
     found["result"] = result(course.facts, message, fix or None)
     return found
-
-
-def result(facts: dict[str, Number], message: str | None, fix: str | None) -> dict[str, Any]:
-    """The object `result` of a receipt."""
-    from dunnage.plan.outcome import CAUSES, CLASSES
-    from dunnage.plan.receipt import WORDS_INSTEAD
-
-    status, cause, kind = facts["status"], facts["cause"], facts["class"]
-    return {
-        "failure_class": CLASSES[kind][0] if kind else None,
-        "exit_code": status >> 8 if status is not None and not status & 127 else None,
-        "signal": status & 127 if status is not None and status & 127 else None,
-        "cause": CAUSES[cause][0] if cause is not None else None,
-        "message": message,
-        "fix": fix,
-        **{name: value for name, value in facts.items() if name not in WORDS_INSTEAD},
-    }

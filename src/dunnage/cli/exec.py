@@ -15,8 +15,5 @@ if TYPE_CHECKING:
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
     """Ends in the launcher; DunnageError when it does not come to that."""
     prepared = ready(call, verb, options, words)
-    for text in prepared.composition.warnings:
-        voice.warning(text)
-    for text in prepared.composition.notes:
-        voice.verbose(text)
+    voice.report(prepared.composition.warnings, prepared.composition.notes)
     start(wire.encode(prepared.composition.operations), call.launcher, call.fd)

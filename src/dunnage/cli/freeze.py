@@ -57,10 +57,7 @@ def _planned(call: Call, options: Options, words: list[bytes], voice: Voice) -> 
     call.environment = {name: value for name, value in call.environment.items() if name == b"HOME"}
     call.front = b""
     composition = ready(call, b"exec", options, words, frozen=True).composition
-    for text in composition.warnings:
-        voice.warning(text)
-    for text in composition.notes:
-        voice.verbose(text)
+    voice.report(composition.warnings, composition.notes)
     return freeze(
         composition.operations, composition.placement.resolved, renewal, here=here, passed=options.passed,
     )

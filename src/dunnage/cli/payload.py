@@ -45,10 +45,7 @@ def _at_terminal(
 
 
 def _plan(prepared: Prepared, voice: Voice) -> bytes:
-    for text in prepared.composition.warnings:
-        voice.warning(text)
-    for text in prepared.composition.notes:
-        voice.verbose(text)
+    voice.report(prepared.composition.warnings, prepared.composition.notes)
     return wire.encode(prepared.composition.operations)
 
 

@@ -2,18 +2,15 @@
 from __future__ import annotations
 
 from dunnage.cli import binds
-from dunnage.plan.options import NO_LIMIT
+from dunnage.plan.options import BYTES, COUNTS, LONGEST, NO_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.plan.options import Options
 
 GRACE = 10_000  # milliseconds
-LONGEST = 2**31 - 1  # milliseconds, 24 days
 UNITS = {b"": 1, b"s": 1, b"m": 60, b"h": 3600, b"d": 86400}
 SIZES = {b"": 1, b"K": 1 << 10, b"M": 1 << 20, b"G": 1 << 30, b"T": 1 << 40}
-BYTES = (b"address-space", b"core", b"data", b"file-size", b"locked", b"stack")
-COUNTS = (b"cpu", b"files", b"processes")
 
 
 def store(options: Options, target: str, value: bytes, origin: bytes) -> None:

@@ -50,11 +50,16 @@ def sealed(content: bytes) -> int:
             file = posix.memfd_create("dunnage-plan", MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL)
         except OSError:
             file = posix.memfd_create("dunnage-plan", MFD_ALLOW_SEALING)
-        rest = memoryview(content)
-        while rest:
-            rest = rest[posix.write(file, rest):]
-        fcntl.fcntl(file, F_ADD_SEALS, SEALS)
+        fill(file, content)
         return file
     except OSError as error:
         name = errno_name(error.errno or 0)
         raise DunnageError("hand over the plan", f"{name} on a memfd", remedy(name)) from None
+
+
+def fill(file: int, content: bytes) -> None:
+    """Write all of it into a new memfd, for good. OSError."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[posix.write(file, rest):]
+    fcntl.fcntl(file, F_ADD_SEALS, SEALS)

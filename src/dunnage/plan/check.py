@@ -5,6 +5,7 @@ Tests check every plan that the planner makes, and stored plans are checked when
 from __future__ import annotations
 
 from dunnage.plan.operations import END, FRAME, NAMESPACES, OPERATIONS, PLACING, PROCESS, ROOT
+from dunnage.plan.options import LONGEST
 from dunnage.plan.wire import BadPlan, quote
 
 TYPE_CHECKING = False
@@ -16,7 +17,6 @@ MAX_INDEX = 1 << 18
 MAX_PATH = 4095
 MAX_NAME = 255
 MAX_DEPTH = 1024
-MAX_MILLISECONDS = 2**31 - 1  # 24 days, and what poll takes
 
 TABLE = {name.encode(): (phase, fields) for name, phase, fields, _ in OPERATIONS}
 ARITY = {name: len(fields) for name, (_, fields) in TABLE.items()}
@@ -206,7 +206,7 @@ def _check_limits(name: bytes, fields: dict[str, bytes]) -> None:
     elif name == b"die-with-caller":
         _need(int(fields["caller"]) < 2**31 - 1, "the caller's pid is too large")
     elif name in (b"wall-time", b"cpu-time"):
-        _need(0 < int(fields["milliseconds"]) <= MAX_MILLISECONDS and int(fields["grace"]) <= MAX_MILLISECONDS,
+        _need(0 < int(fields["milliseconds"]) <= LONGEST and int(fields["grace"]) <= LONGEST,
               "the time is out of range")
     elif name in (b"receipt", b"credential"):
         _need(name != b"credential" or fields["name"] != b".new", "copies have that name while they are made")

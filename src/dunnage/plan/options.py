@@ -4,6 +4,10 @@ from __future__ import annotations
 from dunnage.messages import NORMAL
 
 NO_LIMIT = 2**64 - 1  # of a resource
+LONGEST = 2**31 - 1   # milliseconds of a limit of time: 24 days, and what poll takes
+# Resources of each process that can be limited, in bytes and in numbers.
+BYTES = (b"address-space", b"core", b"data", b"file-size", b"locked", b"stack")
+COUNTS = (b"cpu", b"files", b"processes")
 
 
 class Bind:

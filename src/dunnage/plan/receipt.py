@@ -136,12 +136,27 @@ def failed(error: DunnageError, options: Options, words: list[bytes], version: b
         "warnings": [],
         "protections": [],
         "result": {
-            "failure_class": error.kind, "exit_code": None, "signal": None, "cause": "start",
-            "message": f"cannot {error.what}: {error.why}", "fix": error.fix or None,
-            **dict.fromkeys(name for name, _ in FACTS if name not in WORDS_INSTEAD),
+            **result(dict.fromkeys(name for name, _ in FACTS), f"cannot {error.what}: {error.why}", error.fix or None),
+            "failure_class": error.kind, "cause": "start",
         },
     }
     return json(document).encode() + b"\n"
+
+
+def result(facts: dict[str, int | None], message: str | None, fix: str | None) -> dict[str, Any]:
+    """The object `result`, as the launcher writes it."""
+    from dunnage.plan.outcome import CAUSES, CLASSES
+
+    status, cause, kind = facts["status"], facts["cause"], facts["class"]
+    return {
+        "failure_class": CLASSES[kind][0] if kind else None,
+        "exit_code": status >> 8 if status is not None and not status & 127 else None,
+        "signal": status & 127 if status is not None and status & 127 else None,
+        "cause": CAUSES[cause][0] if cause is not None else None,
+        "message": message,
+        "fix": fix,
+        **{name: value for name, value in facts.items() if name not in WORDS_INSTEAD},
+    }
 
 
 def digest(data: bytes) -> str:
