@@ -1,24 +1,20 @@
 """The world changes between the plan and its execution, by accident or by somebody who wants to profit from it."""
 from __future__ import annotations
 
-import ctypes
-import os
+import itertools
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from containers.features import LIBC, need
+from containers.features import need
 from containers.launch import Ended, Launcher, Run, call_block
+from containers.meanwhile import exchange, meanwhile
 from containers.plans import operation, operations, plan, source
 
 pytestmark = pytest.mark.kernel
 
 ROUNDS = 60
-RENAME_EXCHANGE = 2
 
 
 @pytest.fixture
@@ -177,28 +173,6 @@ def test_proc_that_is_none(run: Run) -> None:
 
 # ---- races ----
 
-def exchange(one: Path, other: Path) -> None:
-    assert LIBC.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), ctypes.c_uint(RENAME_EXCHANGE)) == 0
-
-
-@contextmanager
-def exchanging(one: Path, other: Path) -> Iterator[None]:
-    """Somebody swaps two names all the time."""
-    done = threading.Event()
-
-    def swap() -> None:
-        while not done.is_set():
-            exchange(one, other)
-
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 @pytest.mark.slow
 @pytest.mark.requirement("UND-65", "ATK-42", "UND-369")
 @pytest.mark.parametrize("mechanism", ["mechanism auto", "mechanism classic", "without openat2"])
@@ -207,7 +181,7 @@ def test_source_is_swapped_all_the_time(launcher: Launcher, image: Path, host: P
     whole = plan(image, "cat /opt/sub/name + cat /opt/name", mechanism=mechanism,
                  objects=[source(1, host / "dir", "ro")], placing="attach 1 dir '' 0 /opt")
     ends = set()
-    with exchanging(host / "dir", host / "other"):
+    with meanwhile(lambda: exchange(host / "dir", host / "other")):
         for _ in range(ROUNDS):
             done = launcher.run(whole)
             ends.add((done.status, done.out))
@@ -228,7 +202,7 @@ def test_point_in_a_writable_bind_is_swapped_for_a_link(launcher: Launcher, imag
                  objects=[source(1, host / "dir"), source(2, host / "other" if kind == "dir" else host / "file")],
                  placing=f"attach 1 dir '' 0 /opt\nhost-{kind} 0 /opt/sub/new\nattach 2 {kind} '' 0 /opt/sub/new")
     seen = set()
-    with exchanging(host / "dir/sub", host / "dir/trap"):
+    with meanwhile(lambda: exchange(host / "dir/sub", host / "dir/trap")):
         for _ in range(ROUNDS):
             done = launcher.run(whole)
             seen.add(done.status)
@@ -248,18 +222,14 @@ def test_entries_that_come_and_go(run: Run, host: Path, strategy: str) -> None:
     crowd.mkdir()
     for number in range(30):
         (crowd / f"stays{number}").touch()
-    done = threading.Event()
+    numbers = itertools.count()
 
     def churn() -> None:
-        number = 0
-        while not done.is_set():
-            (crowd / f"comes{number % 7}").touch()
-            (crowd / f"comes{(number + 3) % 7}").unlink(missing_ok=True)
-            number += 1
+        number = next(numbers)
+        (crowd / f"comes{number % 7}").touch()
+        (crowd / f"comes{(number + 3) % 7}").unlink(missing_ok=True)
 
-    thread = threading.Thread(target=churn)
-    thread.start()
-    try:
+    with meanwhile(churn):
         for _ in range(ROUNDS):
             ended = run("ls /opt",
                         objects=[source(1, crowd, "ro"), source(2, host / "dir"),
@@ -270,6 +240,3 @@ def test_entries_that_come_and_go(run: Run, host: Path, strategy: str) -> None:
             names = ended.well().out.split()
             assert {name for name in names if "comes" not in name} == {*(f"stays{number}" for number in range(30)),
                                                                        "missing"}
-    finally:
-        done.set()
-        thread.join()

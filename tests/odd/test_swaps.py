@@ -1,11 +1,9 @@
 """Images, sources and mount points that change between plan and launch, once or all the time (UND-65, UND-368)."""
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from containers.features import LIBC
 from containers.front import Front
 from containers.images import payload_image
 from containers.launch import Ended
+from containers.meanwhile import exchange, meanwhile
 from odd.starting import payload
 
 pytestmark = pytest.mark.kernel
 
 STALE = "the file system changed while the container was being prepared"
-RENAME_EXCHANGE = 2
 # In front of the real launcher: counts the launches and changes the world before each.
 BEFORE_LAUNCH = """#!/bin/sh
 echo launch >> {top}/launches
@@ -179,10 +176,6 @@ def test_directory_of_a_writable_bind_that_becomes_a_link(interrupted: Interrupt
 
 # ---- all the time ----
 
-def exchange(one: Path, other: Path) -> None:
-    assert LIBC.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), ctypes.c_uint(RENAME_EXCHANGE)) == 0
-
-
 class Exchanging:
     """Somebody exchanges names, now this one, now that, for as long as the block lasts."""
 
@@ -192,25 +185,17 @@ class Exchanging:
 
     @contextmanager
     def going_on(self, name: Path, others: list[Path]) -> Iterator[None]:
-        done = threading.Event()
-
         def swap() -> None:
-            while not done.is_set():
-                other = self.random.choice(others)
-                exchange(name, other)
-                self.swaps += 1
-                time.sleep(self.random.choice((0.0005, 0.002, 0.01)))
-                exchange(name, other)
-                self.swaps += 1
-                time.sleep(self.random.choice((0.0005, 0.005, 0.02)))
+            other = self.random.choice(others)
+            exchange(name, other)
+            self.swaps += 1
+            time.sleep(self.random.choice((0.0005, 0.002, 0.01)))
+            exchange(name, other)
+            self.swaps += 1
+            time.sleep(self.random.choice((0.0005, 0.005, 0.02)))
 
-        thread = threading.Thread(target=swap)
-        thread.start()
-        try:
+        with meanwhile(swap):
             yield
-        finally:
-            done.set()
-            thread.join()
 
 
 def clear(done: Ended) -> bool:
