@@ -112,6 +112,16 @@ def _strace() -> str | None:
     return None if shutil.which("strace") else "it is not installed"
 
 
+@probe("squashfs-tools")
+def _squashfs_tools() -> str | None:
+    return None if shutil.which("mksquashfs") and shutil.which("unsquashfs") else "it is not installed"
+
+
+@probe("gnupg")
+def _gnupg() -> str | None:
+    return None if shutil.which("gpg") else "it is not installed"
+
+
 @probe("gcc")
 def _gcc() -> str | None:
     return None if shutil.which("gcc") else "it is not installed"
