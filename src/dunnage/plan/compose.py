@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dunnage.plan.environment import Environment, Operation
     from dunnage.plan.mounts import Tree
     from dunnage.plan.options import Options
+    from dunnage.plan.process import Process
     from dunnage.plan.underlay import Placement
 
 FORMAT = b"1"  # operations.VERSION, without the time it takes to import the table
@@ -122,7 +123,10 @@ def compose(
     _within_budget(placement, facts, warnings)
 
     settled = _environment(request, reference, wanted, placement, warnings)
-    command = _command(request, tree, wanted, host, warnings)
+    process = _without_shell(tree)
+    if process:
+        process.settle(settled, {} if request.frozen else request.environment)
+    command = _command(request, process, tree, wanted, host, warnings)
     settings, final = _with_scripts(request, tree, settled, command, notes)
 
     operations: list[Operation] = [
@@ -309,10 +313,30 @@ def _environment(
     return settled
 
 
-def _command(request: Request, tree: Tree, wanted: Wanted, host: Host, warnings: list[str]) -> list[bytes]:
+def _without_shell(tree: Tree) -> Process | None:
+    """What an image that has no shell to run its scripts says of its processes by a record."""
+    if tree.lstat(SCRIPTS + b"/oci-process") is None or executable(tree, SHELL):
+        return None
+    from dunnage.plan import process
+
+    content = read(tree, process.RECORD, process.LIMIT)
+    return process.decode(content) if content is not None else None
+
+
+def _command(
+    request: Request, process: Process | None, tree: Tree, wanted: Wanted, host: Host, warnings: list[str],
+) -> list[bytes]:
     """CLI-106, CLI-107, CLI-109."""
     words = request.words
     if request.verb in (b"exec", b"payload"):
+        return words
+    if request.verb == b"run" and process:
+        words = process.arguments(words)
+        if not words:
+            raise DunnageError(
+                "run the image", "its configuration names no command, and it has no /bin/sh",
+                "use `exec` with a program that the image has",
+            )
         return words
     if request.verb == b"run":
         for script in (SCRIPTS + b"/runscript", b"/singularity"):
