@@ -35,6 +35,10 @@ class DunnageError(Exception):
         self.kind = kind
         self.sentence = sentence or f"cannot {what}: error: {why}"
 
+    def headline(self) -> str:
+        """What and why, under our own name."""
+        return f"cannot {self.what}: {self.why}"
+
     def __str__(self) -> str:
         """One line, for the log of a Python program; the command line has `messages.Voice`."""
-        return f"cannot {self.what}: {self.why}" + (f"; fix: {self.fix}" if self.fix else "")
+        return self.headline() + (f"; fix: {self.fix}" if self.fix else "")

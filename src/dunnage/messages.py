@@ -149,7 +149,7 @@ class Voice:
                 text += "; " + fit(guard(one_line(error.fix), phrases), room)
             self._write(level, text)
         else:
-            text = guard(one_line(f"cannot {error.what}: {error.why}"), phrases)
+            text = guard(one_line(error.headline()), phrases)
             fix = guard(one_line(error.fix), phrases)
             self._write(level, text + (f"{chr(10) if self.terminal else '; '}fix: {fix}" if fix else ""))
         return error.code

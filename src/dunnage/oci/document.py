@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -32,6 +33,10 @@ LAYERS = (
 )
 ATTESTATION = "vnd.docker.reference.type"  # annotation of entries in an index that are no images
 LARGEST = 2**63 - 1
+
+_STRING = re.compile(rb'"[^"]*"?')
+_BRACKETS = bytes.maketrans(b"[{]}", b"(())")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[{]}")
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,18 @@ class Config:
 # -- JSON ---------------------------------------------------------------------------------------
 
 def parse(data: bytes, limits: Limits) -> dict[str, Any]:
-    """An object. Refused: too large or deep, not UTF-8, equal keys, numbers that others read differently."""
+    """An object, read as `parse_any` does."""
+    found = parse_any(data, limits)
+    if not isinstance(found, dict):
+        raise Refused("LAY-13", "a document is no object")
+    return found
+
+
+def parse_any(data: bytes, limits: Limits) -> object:
+    """JSON. Refused: too large or deep, not UTF-8, equal keys, numbers that others read differently."""
     if len(data) > limits.document:
         raise Refused("LAY-12", f"a document is larger than {limits.document} bytes")
-    if _depth(data) > limits.nesting:
+    if _deeper(data, limits.nesting):
         raise Refused("LAY-14", f"a document is nested deeper than {limits.nesting} levels")
     try:
         text = data.decode("utf-8")
@@ -100,46 +113,34 @@ def parse(data: bytes, limits: Limits) -> dict[str, Any]:
         raise Refused("LAY-14", "a document is nested too deep") from None
     except ValueError as error:
         raise Refused("LAY-13", f"a document is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise Refused("LAY-13", "a document is no object")
+    if b"\\u" in data:
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise Refused("LAY-13", "a document holds half a character") from None
     return found
 
 
-def _depth(data: bytes) -> int:
-    """At most how deep it is nested; brackets in strings count too, unless they are not needed to decide."""
-    deepest = depth = 0
-    inside = escaped = False
-    for byte in data:
-        if inside:
-            if escaped:
-                escaped = False
-            elif byte == 0x5c:
-                escaped = True
-            elif byte == 0x22:
-                inside = False
-        elif byte == 0x22:
-            inside = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
+def _deeper(data: bytes, most: int) -> bool:
+    """Is it nested deeper than so many levels? Strings are cut out, then pairs of brackets, innermost first.
+
+    Each step goes over the document once, in C: a document of 4 MiB of brackets is decided as fast as any.
+    """
+    plain = _STRING.sub(b"", data.replace(b"\\\\", b"").replace(b'\\"', b""))
+    left = plain.translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(most):
+        fewer = left.replace(b"()", b"")
+        if len(fewer) == len(left):
+            break
+        left = fewer
+    return b"()" in left or left.count(b"(") > most
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise Refused("LAY-13", "a document holds the same key twice")
-    for name, value in pairs:
-        _whole(name)
-        _whole(value)
     return found
-
-
-def _whole(value: object) -> None:
-    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise Refused("LAY-13", "a document holds half a character")
 
 
 def _constant(name: str) -> NoReturn:
@@ -166,7 +167,8 @@ def kind(found: dict[str, Any], media_type: str) -> str:
     indexed, layered = "manifests" in found, "layers" in found or "config" in found
     if indexed and layered:
         raise Refused("LAY-15", "a document is an index and a manifest at once")
-    said = found.get("mediaType", media_type)
+    # OCI's documents need not say what they are, nor does a reference by digest; Docker's do.
+    said = found.get("mediaType", media_type or (INDEXES if indexed else MANIFESTS)[0])
     if media_type in (*INDEXES, *MANIFESTS) and said != media_type:
         raise Refused("LAY-15", f"a document calls itself {shown(said)} and was announced as {media_type}")
     if indexed and said in INDEXES:

@@ -33,6 +33,11 @@ class Refused(DunnageError):
         self.layer = ""
         self.index = 0
         self.layers = 0
+        self.where()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels between processes as a whole."""
+        return Refused, (self.rule, self.reason, self.hint, self.entry), self.__dict__
 
     def where(
         self, *, verb: str = "", reference: str = "", manifest: str = "", layer: str = "", index: int = 0,
@@ -51,9 +56,12 @@ class Refused(DunnageError):
         self.sentence = f"cannot {self.what}: error: {self.why}"
         return self
 
+    def headline(self) -> str:
+        return f"{self.what}: {self.why}"
+
     def _subject(self) -> str:
-        return " ".join(part for part in (self.verb or "use", escape(self.reference.encode("utf-8", "surrogateescape")))
-                        if part)
+        shown = escape(self.reference.encode("utf-8", "surrogateescape")) if self.reference else "the image"
+        return f"{self.verb or 'use'} {shown}"
 
     def _cause(self) -> str:
         parts = []
@@ -62,7 +70,7 @@ class Refused(DunnageError):
             parts.append(f"layer {algorithm}:{hexadecimal[:12]} ({self.index} of {self.layers})")
         if self.entry is not None:
             parts.append(f'entry "{escape(self.entry)}"')
-        return f"{', '.join(parts)}{': ' if parts else ''}{self.reason} [{self.rule}]"
+        return f"{', '.join(parts)}{': ' if parts else ''}{self.reason} [rule {self.rule}]"
 
     def as_data(self) -> dict[str, Any]:
         """For `--json`."""

@@ -39,6 +39,9 @@ class Source(Protocol):
     def apart(self) -> None:
         """In a process that was forked: let go of connections that are shared with the parent."""
 
+    def close(self) -> None:
+        """Let go of files and connections; blobs that are open stay so."""
+
 
 class Verified:
     """A blob that is what its descriptor says: refused when it is longer, shorter, or has another digest.
