@@ -91,7 +91,7 @@ def options(verb: str) -> str:
     known, letters = settings.options_of(verb.encode()), settings.letters_of(verb.encode())
     parts = []
     for heading, group in settings_help.groups_of(verb.encode()):
-        here = {option: group[option] for option in group if option in known}
+        here = {option: group[option] for option in group if settings.works(known, option)}
         if here:
             parts.append(f"### {heading}\n\n{table(here, known, letters)}")
     return "\n\n".join(parts)

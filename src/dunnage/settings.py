@@ -187,8 +187,56 @@ PAYLOAD: dict[bytes, Row] = {
 }
 PAYLOAD_LETTERS = {b"h": b"help", b"B": b"bind", b"S": b"scratch"}
 
+# How images are fetched; of every verb that does.
+FETCHING: dict[bytes, Row] = {
+    b"docker-login": (FLAG, "docker_login", (b"DOCKER_LOGIN",)),
+    b"docker-username": (VALUE, "docker_username", (b"DOCKER_USERNAME",)),
+    b"docker-password": (VALUE, "docker_password", (b"DOCKER_PASSWORD",)),
+    b"docker-host": (VALUE, IGNORED, (b"DOCKER_HOST",)),
+    b"authfile": (VALUE, "authfile", (b"AUTH_FILE",)),
+    b"no-https": (FLAG, "no_https", (b"NOHTTPS", b"NO_HTTPS")),
+    b"nohttps": (FLAG, "no_https", ()),
+    b"disable-cache": (FLAG, "disable_cache", (b"DISABLE_CACHE",)),
+    b"tmpdir": (VALUE, "tmpdir", (b"TMPDIR",)),
+    b"progress": (SPEC, "progress", ()),
+    b"special": (SPEC, "special", ()),
+}
+
+# What definition files, keys and builds elsewhere need.
+_BUILDING: dict[bytes, Row] = {
+    b"fix-perms": (FLAG, IGNORED, (b"FIXPERMS",)),
+    b"notest": (FLAG, IGNORED, (b"NOTEST",)),
+    b"section": (LIST, IGNORED, (b"SECTION",)),
+    b"no-cleanup": (FLAG, IGNORED, (b"NO_CLEANUP",)),
+    b"bind": (VALUE, IGNORED, (b"BIND", b"BINDPATH")),
+    b"mount": (VALUE, IGNORED, (b"MOUNT",)),
+    b"build-arg": (VALUE, IGNORED, ()),
+    b"build-arg-file": (VALUE, IGNORED, ()),
+    b"warn-unused-build-args": (FLAG, IGNORED, ()),
+    b"fakeroot": (FLAG, IGNORED, (b"FAKEROOT",)),
+    b"userns": (FLAG, IGNORED, (b"USERNS", b"UNSHARE_USERNS")),
+    b"ignore-subuid": (FLAG, IGNORED, (b"IGNORE_SUBUID",)),
+    b"ignore-userns": (FLAG, IGNORED, (b"IGNORE_USERNS",)),
+    b"ignore-fakeroot-command": (FLAG, IGNORED, (b"IGNORE_FAKEROOT_COMMAND",)),
+    b"nv": (FLAG, IGNORED, (b"NV",)),
+    b"nvccli": (FLAG, IGNORED, (b"NVCCLI",)),
+    b"rocm": (FLAG, IGNORED, (b"ROCM",)),
+    b"writable-tmpfs": (FLAG, IGNORED, (b"WRITABLE_TMPFS",)),
+    b"isolated": (FLAG, IGNORED, ()),
+    b"library": (VALUE, IGNORED, (b"LIBRARY",)),
+    b"update": (FLAG, REFUSED, (b"UPDATE",)),
+    b"json": (FLAG, REFUSED, ()),
+    b"remote": (FLAG, REFUSED, (b"REMOTE",)),
+    b"detached": (FLAG, REFUSED, (b"DETACHED",)),
+    b"builder": (VALUE, REFUSED, (b"BUILDER",)),
+    b"encrypt": (FLAG, REFUSED, (b"ENCRYPT",)),
+    b"passphrase": (FLAG, REFUSED, (b"ENCRYPTION_PASSPHRASE",)),
+    b"pem-path": (VALUE, REFUSED, (b"ENCRYPTION_PEM_PATH",)),
+}
+
 ACTIONS = (b"exec", b"run", b"shell")
 PLANNING = (*ACTIONS, b"freeze", b"explain")
+IMAGES = (b"pull", b"build", b"inspect")  # fetch and read images, start nothing
 
 # What one verb knows beyond ACTION, or beyond --help.
 OWN: dict[bytes, dict[bytes, Row]] = {
@@ -204,8 +252,44 @@ OWN: dict[bytes, dict[bytes, Row]] = {
     b"check": {
         b"profile": (VALUE, "profile", ()), b"json": (FLAG, "json", ()), b"strict": (FLAG, "strict", ()),
     },
+    b"pull": {
+        **FETCHING,
+        b"force": (FLAG, "force", (b"FORCE",)), b"name": (VALUE, "output", (b"PULL_NAME",)),
+        b"dir": (VALUE, "directory", (b"PULLDIR", b"PULLFOLDER")), b"sandbox": (FLAG, "sandbox", (b"SANDBOX",)),
+        b"arch": (VALUE, "arch", (b"PULL_ARCH",)), b"arch-variant": (VALUE, "arch_variant", (b"PULL_ARCH_VARIANT",)),
+        b"mksquashfs-args": (VALUE, "mksquashfs_args", (b"MKSQUASHFS_ARGS",)),
+        b"allow-unsigned": (FLAG, IGNORED, (b"ALLOW_UNSIGNED",)),
+        b"allow-unauthenticated": (FLAG, IGNORED, (b"ALLOW_UNAUTHENTICATED",)),
+        b"no-cleanup": (FLAG, IGNORED, (b"NO_CLEANUP",)), b"library": (VALUE, IGNORED, (b"LIBRARY",)),
+    },
+    b"build": {
+        **FETCHING, **_BUILDING,
+        b"force": (FLAG, "force", (b"FORCE",)), b"sandbox": (FLAG, "sandbox", (b"SANDBOX",)),
+        b"arch": (VALUE, "arch", (b"BUILD_ARCH",)), b"arch-variant": (VALUE, "arch_variant", (b"BUILD_ARCH_VARIANT",)),
+        b"mksquashfs-args": (VALUE, "mksquashfs_args", (b"MKSQUASHFS_ARGS",)),
+    },
+    b"inspect": {
+        **{name: row for name, row in FETCHING.items() if name not in (b"disable-cache", b"tmpdir", b"special")},
+        b"json": (FLAG, "json", ()), b"all": (FLAG, "all", ()), b"labels": (FLAG, "labels", ()),
+        b"deffile": (FLAG, "deffile", ()), b"runscript": (FLAG, "runscript", ()),
+        b"startscript": (FLAG, "startscript", ()), b"test": (FLAG, "test", ()),
+        b"environment": (FLAG, "environment", ()), b"helpfile": (FLAG, "helpfile", ()),
+        b"list-apps": (FLAG, "list_apps", ()), b"app": (VALUE, "app", (b"APP", b"APPNAME")),
+        b"oci-config": (FLAG, "oci_config", ()), b"arch": (VALUE, "arch", ()),
+    },
 }
-OWN_LETTERS = {b"shell": {b"s": b"shell"}, b"freeze": {b"o": b"output"}}
+OWN_LETTERS = {
+    b"shell": {b"s": b"shell"}, b"freeze": {b"o": b"output"},
+    b"pull": {b"F": b"force", b"s": b"sandbox", b"U": b"allow-unsigned"},
+    b"build": {
+        b"F": b"force", b"s": b"sandbox", b"T": b"notest", b"B": b"bind", b"u": b"update", b"f": b"fakeroot",
+        b"e": b"encrypt", b"r": b"remote", b"d": b"detached",
+    },
+    b"inspect": {
+        b"j": b"json", b"l": b"labels", b"d": b"deffile", b"r": b"runscript", b"s": b"startscript", b"t": b"test",
+        b"e": b"environment", b"H": b"helpfile",
+    },
+}
 
 # Verb: (module, words needed after the options, words allowed or None).
 VERBS: dict[bytes, tuple[str, int, int | None]] = {
@@ -216,6 +300,7 @@ VERBS: dict[bytes, tuple[str, int, int | None]] = {
     b"freeze": ("dunnage.cli.freeze", 0, None),
     b"explain": ("dunnage.cli.explain", 1, None),
     b"check": ("dunnage.cli.check", 0, 0),
+    b"inspect": ("dunnage.cli.inspect", 1, 1),
     b"help": ("dunnage.cli.help", 0, 1),
     b"version": ("dunnage.cli.version", 0, 0),
 }
@@ -223,7 +308,7 @@ NATIVE = (b"payload", b"freeze", b"explain", b"check")  # only under the name du
 
 # Known names whose work this version does not do (FLG-50..52).
 LATER = (
-    b"test", b"pull", b"build", b"instance", b"inspect", b"cache", b"registry", b"sif", b"overlay", b"run-help",
+    b"test", b"pull", b"build", b"instance", b"cache", b"registry", b"sif", b"overlay", b"run-help",
     b"config", b"remote", b"push", b"key", b"sign", b"verify", b"capability", b"checkpoint", b"oci", b"plugin",
     b"delete", b"search", b"keyserver",
 )
@@ -239,10 +324,15 @@ def options_of(verb: bytes) -> dict[bytes, Row]:
     return {b"help": GLOBAL[b"help"], **own}
 
 
+def works(table: dict[bytes, Row], option: bytes) -> bool:
+    """Is it known there, and does it change something?"""
+    return option in table and table[option][1] not in (IGNORED, REFUSED)
+
+
 def letters_of(verb: bytes) -> dict[bytes, bytes]:
     """Their one-letter forms; the same letter can mean another option before the verb (CLI-11)."""
     if verb == b"payload":
         return PAYLOAD_LETTERS
     if verb in PLANNING:
         return {**ACTION_LETTERS, **OWN_LETTERS.get(verb, {})}
-    return {b"h": b"help"}
+    return {b"h": b"help", **OWN_LETTERS.get(verb, {})}

@@ -41,6 +41,12 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "find out whether this machine can run containers, and if not, why and how to fix it",
         "Changes nothing and needs no privilege. Exit status 1 if something must be fixed.",
     ),
+    b"inspect": (
+        "[options] IMAGE",
+        "show what an image says of itself",
+        "Labels, unless something else is asked for. Of an image in a registry or an archive only its description is "
+        "read.",
+    ),
     b"help": ("[VERB]", "show this overview, or all about one verb", ""),
     b"version": ("", "print the version", ""),
 }
@@ -183,6 +189,52 @@ PAYLOAD_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     }),
 )
 
+# The same for verbs that fetch, make and read images.
+IMAGE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
+    ("Result", {
+        b"force": ("", "replace what exists"),
+        b"sandbox": ("", "make a directory"),
+        b"name": ("FILE", "name of the result"),
+        b"dir": ("DIR", "directory of the result"),
+        b"mksquashfs-args": ("WORDS", "further arguments of mksquashfs"),
+    }),
+    ("What to show", {
+        b"labels": ("", "labels; the default"),
+        b"deffile": ("", "definition file that it was built from"),
+        b"runscript": ("", "what `run` runs"),
+        b"startscript": ("", "what an instance starts"),
+        b"test": ("", "test script"),
+        b"environment": ("", "scripts that set variables"),
+        b"helpfile": ("", "help of the image"),
+        b"list-apps": ("", "names of its applications"),
+        b"app": ("NAME", "the same of one application"),
+        b"all": ("", "everything; implies --json"),
+        b"oci-config": ("", "configuration of the OCI image that it was made of"),
+        b"json": ("", "one JSON document on standard output"),
+    }),
+    ("Which image", {
+        b"arch": ("ARCH", "for this architecture (amd64, arm64/v8...) instead of this machine's"),
+        b"arch-variant": ("VARIANT", "variant of it, spelled apart"),
+        b"special": ("WORD", "devices and FIFOs in it: skip, refuse the image, or create (FIFOs only)"),
+    }),
+    ("Fetching", {
+        b"docker-username": ("NAME", "account at the registry"),
+        b"docker-password": ("WORD", "its password; better a variable, as others can read arguments"),
+        b"docker-login": ("", "ask for both"),
+        b"authfile": ("FILE", "file of credentials, in Docker's form"),
+        b"no-https": ("", "speak plain HTTP to the registry"),
+        b"nohttps": ("", "the same"),
+        b"disable-cache": ("", "keep nothing in the cache, and take nothing from it"),
+        b"tmpdir": ("DIR", "where a tree grows before it is packed"),
+    }),
+    ("Output", {
+        b"progress": ("WORD", "bar, lines, none or json; by default a bar on terminals only"),
+        b"help": ("", "show this help"),
+    }),
+)
+
 
 def groups_of(verb: bytes) -> tuple[tuple[str, dict[bytes, tuple[str, str]]], ...]:
+    if verb in (b"pull", b"build", b"inspect"):
+        return IMAGE_GROUPS
     return PAYLOAD_GROUPS if verb == b"payload" else GROUPS

@@ -72,17 +72,20 @@ def page(name: bytes, verb: bytes) -> str:
         lines += ["", *textwrap.wrap(settings_help.IMAGE + " Options come before it; what follows it "
                                      "belongs to the payload.", WIDTH)]
     for heading, options in settings_help.groups_of(verb):
-        described = _describe({option: options[option] for option in options if option in table}, table, letters)
+        works = {option: options[option] for option in options if settings.works(table, option)}
+        described = _describe(works, table, letters)
         if described:
             lines += ["", heading, *described]
-    if verb in settings.PLANNING:
+    if verb in (*settings.PLANNING, *settings.IMAGES):
+        wins = "wins, except that binds add up." if verb in settings.PLANNING else "wins."
         lines += ["", *textwrap.wrap(
             "A word in brackets is also an environment variable, with APPTAINER_ or SINGULARITY_ before it; "
-            "the command line wins, except that binds add up.", WIDTH)]
+            f"the command line {wins}", WIDTH)]
         for title, target in (("Accepted without effect", settings.IGNORED), ("Not supported yet", settings.REFUSED)):
             names = " ".join(f"--{option.decode()}" for option in sorted(table) if table[option][1] == target)
-            lines += ["", f"{title}:", *textwrap.wrap(names, WIDTH, break_on_hyphens=False, initial_indent="  ",
-                                                      subsequent_indent="  ")]
+            if names:
+                lines += ["", f"{title}:", *textwrap.wrap(names, WIDTH, break_on_hyphens=False, initial_indent="  ",
+                                                          subsequent_indent="  ")]
     return "\n".join(lines) + "\n"
 
 

@@ -54,8 +54,9 @@ def parse(call: Call, options: Options) -> tuple[bytes, list[bytes]]:
     if call.name == b"dunnage" and words[1:2] == [b"--"]:
         del words[1]  # R22
     _count(call.name, verb, words)
-    if verb in settings.PLANNING:
+    if verb in (*settings.PLANNING, *settings.IMAGES):
         _take_twins(table, twins, options)
+    if verb in settings.PLANNING:
         _draw_implications(options)
     elif verb == b"payload" and options.no_die_with_caller and options.die_with_caller:
         raise usage("--die-with-caller and --no-die-with-caller contradict each other", "leave one of them out")
@@ -132,7 +133,12 @@ def _unknown_option(word: bytes, table: dict[bytes, Row]) -> DunnageError:
 def _count(name: bytes, verb: bytes, words: list[bytes]) -> None:
     _module, least, most = settings.VERBS[verb]
     if len(words) < least:
-        raise usage(f"{verb.decode()} needs {'a command after the image' if words else 'an image'}",
+        missing = "an image"
+        if verb == b"build":
+            missing = "what to build it from" if words else "what to build and what from"
+        elif words:
+            missing = "a command after the image"
+        raise usage(f"{verb.decode()} needs {missing}",
                     f"see `{name.decode()} {verb.decode()} --help`")
     if most is not None and len(words) > most:
         raise usage(f"{verb.decode()} takes no argument '{escape(words[most])}'")
@@ -198,6 +204,10 @@ def _store_special(options: Options, target: str, value: bytes, origin: bytes, i
         options.underlay_strategy = _one_of(("auto", "binds", "overlay"), value, origin)
     elif target == "mount_api":
         options.mount_api = _one_of(("auto", "classic"), value, origin)
+    elif target == "progress":
+        options.progress = _one_of(("auto", "bar", "lines", "none", "json"), value, origin)
+    elif target == "special":
+        options.special = _one_of(("skip", "refuse", "create"), value, origin)
     else:
         from dunnage.cli import values
 

@@ -50,10 +50,24 @@ class Options:
     json          machine-readable answer
     plan          of `explain`: the plan's records, a line each
     frozen        of `explain`: the same of a stored plan
-    output, force of `freeze`: file for the plan; it may exist
+    output, force of `freeze`: file for the plan; it may exist. Of `pull`: name of the result, which may exist
     text          of `freeze`: file with a plan in text form, or empty
     passed        of `freeze`: names of variables to take from whoever starts the plan
     profile, strict   of `check`
+
+    Of verbs that fetch, read and write images:
+    arch, arch_variant  platform as given, or empty: that of this machine
+    directory     where `pull` puts its result
+    sandbox       the result is a directory
+    disable_cache, docker_login, no_https   as given
+    docker_username, docker_password, authfile   as given, or empty
+    tmpdir        for what grows before it is packed, or empty
+    progress      ``auto``, ``bar``, ``lines``, ``none`` or ``json`` (str)
+    special       what to do with FIFOs and devices in images: ``skip``, ``refuse`` or ``create`` (str)
+    mksquashfs_args     as given: words between blanks
+    all, labels, deffile, runscript, startscript, test, environment, helpfile, list_apps, oci_config
+                  of `inspect`: what to show
+    app           of `inspect`: of this application
 
     binds         list of Bind: --bind and --mount in the order given, then their twins
     home          Bind of --home, or None
@@ -106,6 +120,9 @@ class Options:
         "keep_env", "tmp_size", "keep_fd", "device", "host_pid", "host_ipc", "share_tty", "keep_keyring", "no_landlock",
         "no_nested_userns", "die_with_caller", "no_die_with_caller", "wall_time", "cpu_time", "memory", "pids",
         "cgroup", "limits_optional", "limits", "credentials", "receipt", "require", "origins", "warnings", "notes",
+        "arch", "arch_variant", "directory", "sandbox", "disable_cache", "docker_login", "no_https", "docker_username",
+        "docker_password", "authfile", "tmpdir", "progress", "special", "mksquashfs_args", "all", "labels", "deffile",
+        "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app",
     )
 
     def __init__(self) -> None:
@@ -151,6 +168,13 @@ class Options:
         self.limits: dict[bytes, tuple[int, int]] = {}
         self.credentials: list[tuple[bytes, bytes]] = []
         self.require: list[bytes] = []
+        self.arch = self.arch_variant = self.directory = self.tmpdir = self.mksquashfs_args = self.app = b""
+        self.docker_username = self.docker_password = self.authfile = b""
+        self.sandbox = self.disable_cache = self.docker_login = self.no_https = False
+        self.progress = "auto"
+        self.special = "skip"
+        self.all = self.labels = self.deffile = self.runscript = self.startscript = self.test = False
+        self.environment = self.helpfile = self.list_apps = self.oci_config = False
         self.origins: dict[str, str] = {}
         self.warnings: list[str] = []
         self.notes: list[str] = []

@@ -1,0 +1,78 @@
+"""`dunnage inspect`: what an image says of itself (CLI-113)."""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dunnage.cli.parse import usage
+from dunnage.errors import IMAGE, DunnageError
+from dunnage.messages import answer, escape
+from dunnage.oci import attributes
+from dunnage.oci.attributes import Files, Reader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.cli.call import Call
+    from dunnage.messages import Voice
+    from dunnage.plan.options import Options
+
+CONFIGURATION = b"/.singularity.d/oci-config.json"
+
+
+def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
+    """The answer is on stdout: text, or one JSON document."""
+    wanted = {name for name in attributes.NAMES if options.all or getattr(options, name, False)}
+    if options.list_apps:
+        wanted.add("apps")
+    if options.oci_config and (wanted or options.json):
+        raise usage("--oci-config is an answer of its own", "leave the other options of inspect out")
+    if not options.all and not wanted:
+        wanted = {attributes.LABELS}
+    with reader(words[0], options, voice) as found:
+        if options.oci_config:
+            content = found.read(CONFIGURATION)
+            if content is None:
+                raise DunnageError(f"show the configuration of '{escape(words[0])}'",
+                                   "it is not an image that Dunnage made of an OCI image", kind=IMAGE)
+            answer(_shown(attributes.text(content)) + "\n")
+            return 0
+        values = attributes.attributes(found, wanted, voice.warning, options.app)
+    if options.json or options.all:
+        data = {"data": {"attributes": values}, "type": "container"}
+        answer(json.dumps(data, indent="\t", sort_keys=True) + "\n")
+    elif options.list_apps:
+        answer("".join(_shown(name) + "\n" for name in values.get("apps", ())))
+    else:
+        for part in (values, *values.get("apps", {}).values()):
+            answer(_shown(_text(part)))
+    return 0
+
+
+@contextmanager
+def reader(image: bytes, options: Options, voice: Voice) -> Iterator[Reader]:
+    """Whatever form the image has; of a reference nothing but its documents is fetched."""
+    from dunnage.host import facts
+    from dunnage.host.tree import DiskTree, HostDisk
+    from dunnage.image import reference
+
+    found = facts.gather()
+    place = reference.find(image, found.cwd, HostDisk(found.mounts), found.mounts)
+    yield Files(DiskTree(place.path), voice.warning)
+
+
+def _text(values: dict[str, Any]) -> str:
+    parts = [values[name].rstrip("\n") + "\n" for name in attributes.TEXTS if values.get(name)]
+    parts += [f"=== {path} ===\n{content}\n" for path, content in sorted(values.get("environment", {}).items())]
+    parts += [f"{name}: {value}\n" for name, value in sorted(values.get("labels", {}).items())]
+    return "".join(parts)
+
+
+def _shown(text: str) -> str:
+    """As it is for programmes; on a terminal without what could steer that (LAY-121)."""
+    if not os.isatty(1):
+        return text
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+                   for letter in text)
