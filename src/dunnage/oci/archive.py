@@ -310,7 +310,12 @@ def _entries(file: Positioned, limits: Limits) -> Iterator[tuple[tar.Entry, int]
     at = 0
     while True:
         blocks = _Blocks(file, at)
-        entry = next(tar.Reader(blocks, limits), None)
+        try:
+            entry = next(tar.Reader(blocks, limits), None)
+        except Refused as refused:
+            if at == 0:  # text, a disk image, ...
+                raise Refused(refused.rule, f"it is no tar archive: {refused.reason}") from None
+            raise
         if entry is None:
             return
         yield entry, blocks.at

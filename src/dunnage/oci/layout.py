@@ -13,6 +13,7 @@ from typing import Optional, Protocol
 from dunnage.errors import IMAGE, DunnageError
 from dunnage.messages import errno_name
 from dunnage.oci import document
+from dunnage.oci.compression import PIECE
 from dunnage.oci.digest import Digest, shown
 from dunnage.oci.digest import parse as parse_digest
 from dunnage.oci.document import Descriptor
@@ -122,7 +123,7 @@ def read_all(blob: Blob, limit: int) -> bytes:
     found = bytearray()
     try:
         while len(found) <= limit:
-            piece = blob.read(limit + 1 - len(found))
+            piece = blob.read(min(PIECE, limit + 1 - len(found)))
             if not piece:
                 break
             found += piece
