@@ -269,7 +269,8 @@ OWN: dict[bytes, dict[bytes, Row]] = {
         b"mksquashfs-args": (VALUE, "mksquashfs_args", (b"MKSQUASHFS_ARGS",)),
     },
     b"inspect": {
-        **{name: row for name, row in FETCHING.items() if name not in (b"disable-cache", b"tmpdir", b"special")},
+        **{name: row for name, row in FETCHING.items()
+           if name not in (b"disable-cache", b"tmpdir", b"special", b"progress")},
         b"json": (FLAG, "json", ()), b"all": (FLAG, "all", ()), b"labels": (FLAG, "labels", ()),
         b"deffile": (FLAG, "deffile", ()), b"runscript": (FLAG, "runscript", ()),
         b"startscript": (FLAG, "startscript", ()), b"test": (FLAG, "test", ()),

@@ -11,6 +11,7 @@ import pytest
 
 from containers.front import Front
 from containers.images import payload_image
+from images.making import Image, Shelf, file, layer
 
 pytestmark = pytest.mark.requirement("CLI-113", "CLI-25", "FLG-47")
 
@@ -134,6 +135,31 @@ def test_a_terminal_is_not_steered(dunnage: Front, tree: Path) -> None:
     process.communicate()
     assert os.read(ours, 1000) == b"echo \\x1b[2Jred\\xff\r\n"
     os.close(ours)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> str:
+    """An image that was not unpacked, and whose layer is not even there."""
+    values = {"Env": ["A=1"], "Entrypoint": ["sh", "-c"], "Cmd": ["it's"], "Labels": {"maintainer": "me"}}
+    shelf = Shelf()
+    shelf.add(Image(layer(file("x"), missing=True), process=values), "t")
+    shelf.write_layout(tmp_path / "layout")
+    return f"oci:{tmp_path}/layout:t"
+
+
+def test_of_a_reference_only_the_description_is_read(front: Front, layout: str) -> None:
+    found = attributes(front, "-l", "-r", "-e", layout)
+    assert found["labels"]["maintainer"] == "me"
+    assert found["runscript"].endswith("[ $# -gt 0 ] || set -- 'it'\\''s'\nexec 'sh' '-c' \"$@\"\n")
+    assert "A='1'" in found["environment"]["/.singularity.d/env/10-docker2singularity.sh"]
+    config = json.loads(front("inspect", "--oci-config", layout).well().out)
+    assert config["config"]["Env"] == ["A=1"]
+
+
+@pytest.mark.requirement("LAY-120", "LAY-18")
+def test_what_is_refused_of_a_reference(dunnage: Front, layout: str) -> None:
+    assert dunnage("inspect", f"{layout}x").refused().startswith(f"dunnage: inspect {layout}x: no image has this tag")
+    assert dunnage("inspect", "--arch", "s390x", layout).well()
 
 
 def test_mistakes(front: Front, tmp_path: Path) -> None:

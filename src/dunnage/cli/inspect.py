@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dunnage.cli.fetching import fetched, is_reference
 from dunnage.cli.parse import usage
+from dunnage.cli.progress import Display
 from dunnage.errors import IMAGE, DunnageError
 from dunnage.messages import answer, escape
 from dunnage.oci import attributes
-from dunnage.oci.attributes import Files, Reader
+from dunnage.oci.attributes import Configuration, Files, Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +56,13 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
 @contextmanager
 def reader(image: bytes, options: Options, voice: Voice) -> Iterator[Reader]:
     """Whatever form the image has; of a reference nothing but its documents is fetched."""
+    if is_reference(image):
+        with fetched(image, "inspect", options, Display(voice, "", "none")) as (_, described):
+            if described.config is None:
+                raise DunnageError(f"inspect '{escape(image)}'", "it is a SIF file, which has to be fetched for that",
+                                   "`pull` it, and inspect the file", kind=IMAGE)
+            yield Configuration(described.config, described.config_data, voice.warning)
+        return
     from dunnage.host import facts
     from dunnage.host.tree import DiskTree, HostDisk
     from dunnage.image import reference

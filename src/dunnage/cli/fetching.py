@@ -1,0 +1,46 @@
+"""What verbs that fetch images share: from a reference and options to an image whose documents agree."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dunnage import libraries
+from dunnage.cli.progress import Display
+from dunnage.oci.forms import open_source
+from dunnage.oci.image import Image, resolve, wanted_platform
+from dunnage.oci.limits import Limits
+from dunnage.oci.refusal import Refused
+from dunnage.oci.source import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.plan.options import Options
+
+# What stands before the colon of a reference; everything else is a path.
+SCHEMES = ("docker", "oras", "oci", "oci-archive", "docker-archive")
+
+
+def is_reference(text: bytes) -> bool:
+    scheme, colon, _ = text.partition(b":")
+    return bool(colon) and scheme.decode("utf-8", "replace") in SCHEMES
+
+
+@contextmanager
+def fetched(text: bytes, verb: str, options: Options, display: Display) -> Iterator[tuple[Source, Image]]:
+    """The source, open, and the image. Whatever is refused inside tells verb and reference."""
+    libraries.enable()
+    limits = Limits()
+    reference = os.fsdecode(text)
+    try:
+        source = open_source(reference, limits)
+        try:
+            arch = os.fsdecode(options.arch + (b"/" + options.arch_variant if options.arch_variant else b""))
+            image = resolve(source, wanted_platform(arch), limits, given=bool(arch))
+            for warning in image.warnings:
+                display.warning(warning)
+            yield source, image
+        finally:
+            source.close()
+    except Refused as refused:
+        raise refused.where(verb=verb, reference=reference) from None
