@@ -245,6 +245,7 @@ int main(int argc, char **argv) {
 	supervision_prepare(&plan, control_fd);
 	process_protect_descriptors(&plan);
 	objects_compare(&plan);
+	servers_start(&plan);
 	phase_ended(FACT_COMPARED_US);
 	cgroup_make(&plan);
 	namespaces_enter(&plan);

@@ -13,6 +13,9 @@
 
 #include "operations.h"
 
+#define NR_LANDLOCK_CREATE_RULESET 444
+#define NR_LANDLOCK_ADD_RULE 445
+#define NR_LANDLOCK_RESTRICT_SELF 446
 #define PRINTF(at, first) __attribute__((format(printf, at, first)))
 
 /* ---- plan.c: reading and checking ---- */
@@ -95,8 +98,26 @@ bool tell(enum message_kind kind, const void *body, size_t size);
 bool tell_sentence(enum message_kind kind, const char *sentence);
 /* The end of a start that failed. */
 void tell_failure(const char *sentence, const char *fix);
+/* Over a socket, with a word. */
+bool send_descriptor(int to, uint32_t word, int fd);
 /* To the outer process: where it can write the payload's credentials. */
 void hand_over_credentials(int directory);
+
+/* ---- image.c: image files, and the programmes that show them ---- */
+
+/* Before the namespaces: compares the files with the plan and starts a server for each. */
+void servers_start(const struct plan *plan);
+/* On an empty directory of ours; does not wait for the server. */
+void image_mount(const struct record *record, int point);
+/* Waits until the server answers for this, the top of what it shows. */
+void image_answers(const struct record *record, int top);
+/* Was it one of them? Says so if the payload still needs it. */
+bool server_ended(pid_t pid, int status, bool in_use);
+/* Their last words, for the process that stays beside them. */
+void servers_keep(void);
+/* In a process that is not their parent. */
+void servers_disown(void);
+void servers_end(void);
 
 /* ---- receipt.c ---- */
 

@@ -21,8 +21,6 @@
 
 #include "launch.h"
 
-#define NR_LANDLOCK_CREATE_RULESET 444
-#define NR_LANDLOCK_RESTRICT_SELF 446
 #define KEYCTL_JOIN_SESSION_KEYRING 1
 
 /* ---- the payload's environment ---- */

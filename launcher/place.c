@@ -180,7 +180,8 @@ void objects_clone(const struct plan *plan) {
 	size_t sources = 0, possible, tmpfs = 3; /* scratch, session, credentials */
 	for (size_t i = 0; i < plan->count; i++) {
 		const struct record *record = &plan->records[i];
-		if (record->id == OP_SOURCE || record->id == OP_GENERATED || record->id == OP_PRIVATE || record->id == OP_CREDENTIALS) {
+		if (record->id == OP_SOURCE || record->id == OP_GENERATED || record->id == OP_PRIVATE || record->id == OP_CREDENTIALS
+		    || record->id == OP_IMAGE_FILE) {
 			objects[small(record, 0)] = (struct object){.record = record, .tree.fd = -1};
 			sources += record->id == OP_SOURCE;
 		}
@@ -284,6 +285,45 @@ static void make_credentials(void) {
 
 /* ---- image and stages ---- */
 
+static unsigned request_of(const struct record *record) {
+	return small(record, record->id == OP_SOURCE ? (unsigned)ARG_SOURCE_REQUEST : (unsigned)ARG_IMAGE_FILE_REQUEST);
+}
+
+static const char *path_of(const struct record *record) {
+	return record->field[record->id == OP_SOURCE ? (unsigned)ARG_SOURCE_PATH : (unsigned)ARG_IMAGE_FILE_PATH];
+}
+
+static void show_image(struct object *object) {
+	const struct record *record = object->record;
+	const char *below = record->field[ARG_IMAGE_FILE_BELOW];
+	char name[24];
+	snprintf(name, sizeof name, "m%u", small(record, 0));
+	int top = openat(scratch, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (top < 0)
+		die("", errno, "openat in the scratch", "mount the image %s", path_of(record));
+	image_answers(record, top);
+	int shown = *below ? open_below(top, below, O_PATH | O_DIRECTORY) : top;
+	if (shown < 0 || tree_clone(&object->tree, shown, "", FLAG_RO) < 0)
+		die_stale(request_of(record), path_of(record), errno, *below ? "opening that directory of it" : "open_tree");
+	if (shown != top)
+		close(shown);
+	close(top);
+}
+
+/* All servers begin before the first has to answer. */
+static void show_images(const struct plan *plan) {
+	char name[24];
+	for (size_t i = 0; i < plan->objects; i++)
+		if (objects[i].record->id == OP_IMAGE_FILE) {
+			int point = scratch_dir("m%u", (unsigned)i, name);
+			image_mount(objects[i].record, point);
+			close(point);
+		}
+	for (size_t i = 0; i < plan->objects; i++)
+		if (objects[i].record->id == OP_IMAGE_FILE)
+			show_image(&objects[i]);
+}
+
 /* mount(2) copies what is mounted when it is called: a source above the scratch's place now shows the scratch. */
 static void hide_scratch(const struct object *object, const struct tree *tree) {
 	const char *path = object->record->field[ARG_SOURCE_PATH];
@@ -303,8 +343,7 @@ static void stage(const struct record *record) {
 		clone_source(object);
 	int point = scratch_dir("s%u", small(record, 0), name);
 	if (tree_attach(&object->tree, point, scratch, name) < 0)
-		die_request(small(object->record, ARG_SOURCE_REQUEST), object->record->field[ARG_SOURCE_PATH],
-			errno, "attaching its staged clone");
+		die_request(request_of(object->record), path_of(object->record), errno, "attaching its staged clone");
 	hide_scratch(object, &object->tree);
 	close(point);
 	tree_close(&object->tree);
@@ -317,7 +356,7 @@ static struct tree take(struct object *object, unsigned request, const char *ins
 	char name[24];
 	int error = 0;
 	switch (object->record->id) {
-	case OP_SOURCE:
+	case OP_SOURCE: case OP_IMAGE_FILE:
 		if (object->staged) {
 			snprintf(name, sizeof name, "s%u", small(object->record, 0));
 			if (tree_clone(&tree, scratch, name, FLAG_AS_IS) < 0)
@@ -720,7 +759,8 @@ static struct promise *promise_for(struct promise *promises, size_t count, const
 
 static struct promise promise(const char *place, const struct record *object, unsigned request) {
 	unsigned given = object->id == OP_SOURCE ? words(object, ARG_SOURCE_FLAGS) : 0;
-	bool ro = object->id == OP_GENERATED || object->id == OP_CREDENTIALS || given & WORD_SOURCE_FLAGS_RO;
+	bool ro = object->id == OP_GENERATED || object->id == OP_CREDENTIALS || object->id == OP_IMAGE_FILE
+		|| given & WORD_SOURCE_FLAGS_RO;
 	return (struct promise){.place = place, .request = request,
 		.flags = MS_NOSUID | (given & WORD_SOURCE_FLAGS_DEV ? 0 : MS_NODEV) | (ro ? MS_RDONLY : 0)};
 }
@@ -930,7 +970,7 @@ static void hold_stages(const struct plan *plan) {
 		if (objects[i].staged) {
 			char *place = reserve(size, 1);
 			snprintf(place, size, "%s/s%zu", top, i);
-			promises[count++] = promise(place, objects[i].record, small(objects[i].record, ARG_SOURCE_REQUEST));
+			promises[count++] = promise(place, objects[i].record, request_of(objects[i].record));
 		}
 	qsort(promises, count, sizeof *promises, by_place);
 	hold(promises, count, false, NULL, 0);
@@ -959,7 +999,10 @@ void root_assemble(const struct plan *plan) {
 			hold_stages(plan);
 		staged = record->id == OP_STAGE;
 		switch (record->id) {
-		case OP_SCRATCH: make_scratch(record); break;
+		case OP_SCRATCH:
+			make_scratch(record);
+			show_images(plan);
+			break;
 		case OP_SESSION:
 			session = scratch_tmpfs("session", number(record, ARG_SESSION_BYTES), number(record, ARG_SESSION_INODES), O_PATH);
 			break;

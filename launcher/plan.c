@@ -128,7 +128,7 @@ const struct record *find(const struct plan *plan, enum operation_id id) {
 
 /* ---- what belongs together ---- */
 
-enum { HAS_OBJECT = 1, IS_SOURCE = 2, IS_STAGED = 4, IS_ATTACHED = 8, IS_DIR = 16, IS_RO = 32, IS_CREDENTIALS = 64 };
+enum { HAS_OBJECT = 1, IS_SOURCE = 2, IS_STAGED = 4, IS_ATTACHED = 8, IS_DIR = 16, IS_RO = 32, IS_CREDENTIALS = 64, IS_SERVED = 128 };
 enum { OPEN_BEGUN = 1, OPEN_FILLED, OPEN_SEALED };
 
 struct check {
@@ -225,6 +225,14 @@ static void check_record(struct check *check, const struct record *record) {
 		declare(check, record, IS_SOURCE | (dir ? IS_DIR : 0u) | (flags & WORD_SOURCE_FLAGS_RO ? IS_RO : 0u));
 		break;
 	}
+	case OP_IMAGE_FILE:
+		declare(check, record, IS_SOURCE | IS_DIR | IS_RO | IS_SERVED);
+		need(check, !record->field[ARG_IMAGE_FILE_BELOW][0] || relative_path(record->field[ARG_IMAGE_FILE_BELOW]),
+			"the path in it is malformed");
+		break;
+	case OP_SERVER_ARGUMENT: case OP_SERVER_READS:
+		need(check, *object(check, record, 0) & IS_SERVED, "it is for another kind of object");
+		break;
 	case OP_SCRATCH: need(check, !check->scratch, "there is one scratch"); check->scratch = true; break;
 	case OP_SESSION: need(check, !check->session, "there is one session"); check->session = true; break;
 	case OP_GENERATED: declare(check, record, IS_RO); break;
@@ -341,7 +349,8 @@ static void check_record(struct check *check, const struct record *record) {
 		need(check, check->root, "there is no root");
 	if (operations[record->id].phase >= PHASE_PROCESS && record->id != OP_ENTER)
 		need(check, check->entered, "the root was not entered");
-	if (operations[record->id].phase == PHASE_PLACING || record->id == OP_SOURCE || record->id == OP_CREDENTIAL)
+	if (operations[record->id].phase == PHASE_PLACING || record->id == OP_SOURCE || record->id == OP_IMAGE_FILE
+	    || record->id == OP_CREDENTIAL)
 		request_exists(check, record);
 }
 
@@ -393,7 +402,7 @@ void plan_parse(struct plan *plan, char *text, size_t size) {
 			if (!field_valid(&operation->fields[i], record->field[i]))
 				refuse(plan, operation->fields[i].name);
 		switch (record->id) { /* numbers are dense, so counting is sizing */
-		case OP_SOURCE: case OP_GENERATED: case OP_PRIVATE: case OP_CREDENTIALS: plan->objects++; break;
+		case OP_SOURCE: case OP_IMAGE_FILE: case OP_GENERATED: case OP_PRIVATE: case OP_CREDENTIALS: plan->objects++; break;
 		case OP_OPEN: plan->opened++; break;
 		default: break;
 		}

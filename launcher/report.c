@@ -82,6 +82,7 @@ _Noreturn static void fatal(const char *dunnage, const char *foreign, const char
 	bool hint = fix && *fix;
 	appendf(&text, "%s", dunnage);
 	tell_failure(text.bytes, hint ? fix : "");
+	servers_end();
 	if (speech.mute)
 		_exit(speech.code);
 	text.used = 0;

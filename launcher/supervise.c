@@ -80,6 +80,18 @@ bool tell_sentence(enum message_kind kind, const char *sentence) {
 	return tell(kind, sentence, strlen(sentence) + 1);
 }
 
+bool send_descriptor(int to, uint32_t word, int fd) {
+	char space[CMSG_SPACE(sizeof fd)] = {0};
+	struct iovec piece = {&word, sizeof word};
+	struct msghdr header = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
+	struct cmsghdr *part = CMSG_FIRSTHDR(&header);
+	part->cmsg_level = SOL_SOCKET;
+	part->cmsg_type = SCM_RIGHTS;
+	part->cmsg_len = CMSG_LEN(sizeof fd);
+	memcpy(CMSG_DATA(part), &fd, sizeof fd);
+	return sendmsg(to, &header, MSG_NOSIGNAL) >= 0;
+}
+
 /* The payload can stop and continue as often as it likes, and nobody need be reading. */
 static void tell_state(enum message_kind kind) {
 	static unsigned told;
@@ -423,10 +435,12 @@ static _Noreturn void finish(int status) {
 		const char *sentence = failure + sizeof class;
 		speech.failure = (enum failure)class;
 		facts[FACT_STATUS] = UNKNOWN;
+		servers_end();
 		end_failed(sentence, sentence + strlen(sentence) + 1);
 		_exit(speech.code);
 	}
 	facts[FACT_STATUS] = (uint64_t)status;
+	servers_end();
 	if (is_top())
 		cgroup_end();
 	phase_ended(FACT_ENDED_US);
@@ -636,7 +650,8 @@ static void reap(void) {
 		if (pid <= 0)
 			return;
 		if (pid != child) {
-			count_other(status);
+			if (!server_ended(pid, status, executed))
+				count_other(status);
 			continue;
 		}
 		if (WIFSTOPPED(status) && !child_is_init)
@@ -791,6 +806,7 @@ static _Noreturn void outer_process(void) {
 	keep(news);
 	keep(caller_pidfd);
 	keep(procfs);
+	servers_keep();
 	let_go_of_descriptors(!speech.mute);
 	if (!child_is_init)
 		each_child(note_stranger);
@@ -817,7 +833,7 @@ static pid_t fork_tied(const char *what) {
 }
 
 static bool stays_outside(bool pid_namespace) {
-	static const enum operation_id always[] = {OP_SUPERVISE, OP_RECEIPT, OP_CREDENTIALS, OP_CGROUP};
+	static const enum operation_id always[] = {OP_SUPERVISE, OP_RECEIPT, OP_CREDENTIALS, OP_CGROUP, OP_IMAGE_FILE};
 	static const enum operation_id otherwise[] = {OP_DIE_WITH_CALLER, OP_WALL_TIME};
 	for (size_t i = 0; i < sizeof always / sizeof *always; i++)
 		if (find(plan, always[i]))
@@ -874,6 +890,7 @@ void supervision_enter(const struct plan *of) {
 			child_is_init = pid_namespace && find(of, OP_INIT);
 			outer_process();
 		}
+		servers_disown();
 		control = -1;
 		keep_none();
 		keep(upstream);
@@ -953,15 +970,6 @@ void init_stay(const struct plan *of) {
 /* ---- credentials ---- */
 
 void hand_over_credentials(int directory) {
-	uint32_t kind = PRIVATE_MESSAGE;
-	char space[CMSG_SPACE(sizeof directory)] = {0};
-	struct iovec piece = {&kind, sizeof kind};
-	struct msghdr header = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
-	struct cmsghdr *part = CMSG_FIRSTHDR(&header);
-	part->cmsg_level = SOL_SOCKET;
-	part->cmsg_type = SCM_RIGHTS;
-	part->cmsg_len = CMSG_LEN(sizeof directory);
-	memcpy(CMSG_DATA(part), &directory, sizeof directory);
-	if (sendmsg(upstream, &header, MSG_NOSIGNAL) < 0)
+	if (!send_descriptor(upstream, PRIVATE_MESSAGE, directory))
 		die("", errno, "sendmsg", "hand over the credentials' directory");
 }

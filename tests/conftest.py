@@ -13,7 +13,7 @@ import pytest
 
 from containers.features import need
 from containers.front import Front
-from containers.images import compile_payload, payload_image, probe_image, scripted_image, shell_image
+from containers.images import compile_payload, payload_image, probe_image, scripted_image, shell_image, squashfs
 from containers.launch import Launcher, Run
 
 # A shell ignores these in what it starts in the background, and all that the tests start would inherit it.
@@ -113,6 +113,17 @@ def scripted(shared: Path, payload: Path) -> Path:
 def probes(shared: Path, payload: Path) -> Path:
     """The probe image of a batch system."""
     return made(shared, "probes", probe_image, payload)
+
+
+@pytest.fixture(scope="session")
+def squashed(shared: Path, image: Path) -> Path:
+    """That image as a squashfs file."""
+    need("image files")
+    path = shared / "image.squashfs"
+    with once(path) as first:
+        if first:
+            squashfs(path, image)
+    return path
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ class Damage:
 
     def __init__(self, seed: int, whole: Sequence[Operation]) -> None:
         self.random = random.Random(seed)
-        self.whole = [(*each[:4], b"184467440737095516", *each[5:]) if each[0] == b"source" else each
+        inode = {b"source": 4, b"image-file": 3}
+        self.whole = [(*each[:inode[each[0]]], b"184467440737095516", *each[inode[each[0]] + 1:])
+                      if each[0] in inode else each
                       for each in whole if each[0] not in (b"receipt", b"receipt-state")]
 
     def next(self) -> bytes:

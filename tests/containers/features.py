@@ -146,6 +146,14 @@ def _busybox() -> str | None:
         return "busybox is linked dynamically" if b"/ld-linux" in program.read() else None
 
 
+@probe("image files")
+def _image_files() -> str | None:
+    missing = [name for name in ("mksquashfs", "unsquashfs", "squashfuse") if not shutil.which(name)]
+    if missing:
+        return f"{' and '.join(missing)} not installed"
+    return None if os.access("/dev/fuse", os.R_OK | os.W_OK) else "/dev/fuse is missing or not everybody's"
+
+
 @probe("32-bit system calls")
 def _compatible_calls() -> str | None:
     if os.uname().machine != "x86_64":

@@ -37,6 +37,13 @@ def payload_image(top: Path, payload: Path) -> Path:
     return top
 
 
+def squashfs(file: Path, top: Path, *options: str) -> Path:
+    """The tree as an image file."""
+    subprocess.run(["mksquashfs", top, file, "-quiet", "-no-progress", "-processors", "1", "-all-root", *options],
+                   check=True, stdout=subprocess.DEVNULL)
+    return file
+
+
 def probe_image(top: Path, payload: Path) -> Path:
     """A batch system's probe: two static programmes, dev, proc and nothing else."""
     for name in ("dev", "proc"):

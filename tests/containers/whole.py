@@ -3,13 +3,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from containers.plans import Operation, operation, operations, plan, source
+from containers.plans import Operation, image_file, operation, operations, plan, source
 
 COMMAND = "echo began + try create /opt/effect + cwd + environment"
 
 
-def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> list[Operation]:
-    """`bound` gets a directory and files made in it when the plan is executed, and not otherwise."""
+def whole_plan(image: Path, bound: Path, file: Path, shown: Path | None = None, *,
+               api: str = "auto") -> list[Operation]:
+    """`bound` gets a directory and files made in it when the plan is executed, and not otherwise.
+
+    `shown` is an image file, if the plan is to be executed.
+    """
     return plan(
         image, COMMAND.split(),
         speaking="speak dunnage dunnage 2 255\nfront /nonexistent/front\nrenew 'dunnage freeze -o plan'\n"
@@ -28,6 +32,7 @@ def whole_plan(image: Path, bound: Path, file: Path, *, api: str = "auto") -> li
             receipt-state cgroup '{{"state":"on"}}' '{{"why":"'
         """,
         objects=[
+            *image_file(6, shown or file, reads=["/usr", "/lib", "/lib64", "/etc"]),
             source(1, bound, request=1), source(2, file, "ro", request=2),
             *operations("""
                 scratch-place /nonexistent

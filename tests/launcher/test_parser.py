@@ -25,13 +25,13 @@ Whole = list[Operation]
 class Bench:
     """The whole plan, and proof that a changed one had no effect."""
 
-    def __init__(self, launcher: Launcher, image: Path, place: Path) -> None:
+    def __init__(self, launcher: Launcher, image: Path, place: Path, squashed: Path) -> None:
         self.launcher = launcher
         self.bound = place / "bound"
         self.bound.mkdir()
         file = place / "file"
         file.write_text("from the host\n")
-        self.whole = whole_plan(image, self.bound, file)
+        self.whole = whole_plan(image, self.bound, file, squashed)
 
     def refuses(self, changed: Whole | bytes, *having: str) -> str:
         """Exit 255, one line that names the plan, nothing done."""
@@ -43,9 +43,9 @@ class Bench:
 
 
 @pytest.fixture(params=["release", "sanitizers"])
-def bench(request: pytest.FixtureRequest, image: Path, tmp_path: Path) -> Bench:
+def bench(request: pytest.FixtureRequest, image: Path, squashed: Path, tmp_path: Path) -> Bench:
     fixture = "launcher" if request.param == "release" else "sanitized"
-    return Bench(request.getfixturevalue(fixture), image, tmp_path)
+    return Bench(request.getfixturevalue(fixture), image, tmp_path, squashed)
 
 
 def test_whole_plan_works_and_has_its_effect(bench: Bench) -> None:
@@ -217,7 +217,7 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "proc without pid": (lambda w: replaced(w, "unshare", 1, "user,mount,ipc,uts,net"), "needs a pid namespace"),
     "mqueue without ipc": (lambda w: replaced(w, "unshare", 1, "user,mount,pid,uts,net"), "needs an ipc namespace"),
     "object twice": (lambda w: replaced(w, "generated", 1, "2"), "the object exists already"),
-    "gap in the objects": (lambda w: replaced(w, "private", 1, "6"), "an object that does not exist"),
+    "gap in the objects": (lambda w: replaced(w, "private", 1, "7"), "an object that does not exist"),
     "second scratch": (lambda w: with_after(w, "scratch", "scratch 4096 16"), "there is one scratch"),
     "no scratch": (lambda w: without(w, "scratch"), "there is no scratch"),
     "second session": (lambda w: with_after(w, "session", "session 4096 16"), "there is one session"),
@@ -246,7 +246,7 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "never filled": (lambda w: without(w, "fill"), "was not filled"),
     "sealed twice": (lambda w: with_after(w, "seal", "seal 0"), "is sealed already"),
     "never sealed": (lambda w: without(w, "seal"), "was not sealed"),
-    "attached without existing": (lambda w: replaced(w, "attach", 1, "6"), "an object that does not exist"),
+    "attached without existing": (lambda w: replaced(w, "attach", 1, "7"), "an object that does not exist"),
     "attached twice": (lambda w: with_after(w, "attach", "attach 1 dir '' 1 /home"), "is attached already"),
     "root attached again": (lambda w: with_after(w, "attach", "attach 0 dir '' 1 /home"), "is attached already"),
     "directory on a file": (lambda w: replaced(w, "attach", 2, "file"), "a directory goes on a directory"),
@@ -291,6 +291,13 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "credential for another object": (lambda w: replaced(w, "credential", 1, "4"), "another kind of object"),
     "credential below a directory": (lambda w: replaced(w, "credential", 2, "a/b"), "more than a name"),
     "credential that nobody asked for": (lambda w: replaced(w, "credential", 3, "3"), "a request that does not exist"),
+    "path in an image file leads up": (lambda w: replaced(w, "image-file", 5, "../x"), "the path in it is malformed"),
+    "image file that nobody asked for": (lambda w: replaced(w, "image-file", 4, "3"), "a request that does not exist"),
+    "image file twice": (lambda w: with_after(w, "image-file", "image-file 6 0 0 0 '' /x /y"), "exists already"),
+    "image file as a file": (lambda w: with_after(w, "attach", "attach 6 file '' 0 /file"),
+                             "a directory goes on a directory"),
+    "server of a directory": (lambda w: replaced(w, "server-argument", 1, "0"), "another kind of object"),
+    "server that reads for a directory": (lambda w: replaced(w, "server-reads", 1, "0"), "another kind of object"),
     "terminal without session": (
         lambda w: with_words(w, "new-session", "controlling-terminal", "quiet"),
         "a new session before it"),
@@ -325,8 +332,9 @@ def test_plan_of_more_than_two_million_fields(bench: Bench) -> None:
     bench.refuses(bytes((2 << 20) + 1), "it is too long")
 
 
-def test_very_long_argument_and_variable_are_fine(launcher: Launcher, image: Path, tmp_path: Path) -> None:
-    bench = Bench(launcher, image, tmp_path)
+def test_very_long_argument_and_variable_are_fine(launcher: Launcher, image: Path, squashed: Path,
+                                                   tmp_path: Path) -> None:
+    bench = Bench(launcher, image, tmp_path, squashed)
     whole = with_words(bench.whole, "env-set", "env-set", "LONG", "v" * 100000)
     whole = [*whole[:-1], operation("argument", "+"), operation("argument", "arguments"),
              operation("argument", "a" * 100000), whole[-1]]
@@ -353,8 +361,8 @@ def test_plan_that_is_no_file(launcher: Launcher, kind: str, tmp_path: Path) -> 
     b"dunnage-call 1\0x\x000\x001\0", b"dunnage-call 1\0x\x000\x00-1\0", b"dunnage-call 1\0x\0zz\x000\0",
     b"dunnage-call 1\0x\x000\x0099999999999999999999\0a\0", b"dunnage-call 1\0x\x000\x000", b"\xff" * 30 + b"\0"])
 def test_call_that_is_malformed(request: pytest.FixtureRequest, build: str, call: bytes, image: Path,
-                                tmp_path: Path) -> None:
-    bench = Bench(request.getfixturevalue(build), image, tmp_path)
+                                squashed: Path, tmp_path: Path) -> None:
+    bench = Bench(request.getfixturevalue(build), image, tmp_path, squashed)
     bench.launcher.run(bench.whole, call).refused("dunnage-launch: cannot read the call: it is malformed")
     assert not list(bench.bound.iterdir())
 

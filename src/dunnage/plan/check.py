@@ -25,6 +25,7 @@ ONLY_ONCE = frozenset((
     b"speak", b"unshare", b"scratch", b"session", b"root", b"enter", b"init", b"die-with-caller",
     b"supervise", b"wall-time", b"cpu-time", b"cgroup", b"receipt", b"credentials",
 ))
+DIRECTORIES = ("source-dir", "image-file")  # that can be the root, and back opened directories
 NEEDED_NAMESPACE = {
     b"hostname": b"uts", b"loopback": b"net", b"init": b"pid", b"mount-proc": b"pid",
     b"mount-mqueue": b"ipc", b"cpu-time": b"pid",
@@ -93,7 +94,7 @@ class _Story:
         self.seen: set[bytes] = set()
         self.namespaces: set[bytes] = set()
         self.requests = 0
-        self.objects: dict[int, str] = {}  # number: source-dir, source-file, generated, private or credentials
+        self.objects: dict[int, str] = {}  # number: source-dir, source-file, or the operation
         self.read_only: set[int] = set()
         self.staged: set[int] = set()
         self.attached: set[int] = set()
@@ -117,7 +118,9 @@ class _Story:
         if name == b"credential":
             _need(self.objects.get(int(fields["object"])) == "credentials", "is for another kind of object")
         elif "object" in fields:
-            if name in (b"source", b"generated", b"private", b"credentials"):
+            if name in (b"server-argument", b"server-reads"):
+                _need(self.objects.get(int(fields["object"])) == "image-file", "is for another kind of object")
+            elif name in (b"source", b"image-file", b"generated", b"private", b"credentials"):
                 self._declare(name, fields)
             else:
                 self._use(name, int(fields["object"]), fields)
@@ -152,24 +155,24 @@ class _Story:
         _need(name != b"private" or b"session" in self.seen, "private directories need a session before them")
         kind = fields.get("kind")
         self.objects[number] = f"{name.decode()}-{kind.decode()}" if kind else name.decode()
-        if b"ro" in fields.get("flags", b"").split(b","):
+        if name == b"image-file" or b"ro" in fields.get("flags", b"").split(b","):
             self.read_only.add(number)
 
     def _use(self, name: bytes, number: int, fields: dict[str, bytes]) -> None:
         _need(number in self.objects, "names an object that does not exist")
         what = self.objects[number]
         if name == b"stage":
-            _need(what == "source-dir" and number in self.read_only and number not in self.staged,
+            _need(what in DIRECTORIES and number in self.read_only and number not in self.staged,
                   "only a read-only directory of the host is staged, once")
             self.staged.add(number)
             return
         _need(number not in self.attached, "the object is attached already")
         self.attached.add(number)
         if name == b"root":
-            _need(what == "source-dir", "the root is a directory of the host")
+            _need(what in DIRECTORIES, "the root is a directory of the host")
             self.root = True
         else:
-            _need((what in ("source-dir", "private", "credentials")) == (fields["kind"] == b"dir"),
+            _need((what in (*DIRECTORIES, "private", "credentials")) == (fields["kind"] == b"dir"),
                   "a directory goes on a directory, anything else does not")
 
     def _open(self, fields: dict[str, bytes]) -> None:
@@ -221,6 +224,8 @@ def _check_limits(name: bytes, fields: dict[str, bytes]) -> None:
         _need(fields["name"] and b"=" not in fields["name"], "a variable's name is malformed")
     elif name == b"keep-descriptor":
         _need(int(fields["number"]) < 2**31 - 1, "the descriptor's number is too large")
+    elif name == b"image-file":
+        _need(not fields["below"] or _is_below(fields["below"]), "the path in it is malformed")
     elif name == b"open":
         _need(int(fields["seconds"]) < 2**63 and int(fields["nanoseconds"]) < 10**9,
               "its modification time is out of range")

@@ -82,6 +82,16 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
      "Object from the host, cloned recursively, always nosuid, nodev unless `dev`, slave unless "
      "`private`. `trigger`: access it once before the namespaces exist, so that an automount "
      "happens. Device and inode are compared before and after unshare; inode 0 means not recorded."),
+    ("image-file", OBJECTS,
+     (("object", "index"), ("device", "number"), ("inode", "number"), ("request", "index"), ("below", "text"),
+      ("program", "path"), ("path", "path")),
+     "Read-only directory from an image file: `below` in what `program` shows, or all of it if that is empty. The program is "
+     "started before the namespaces exist and stays outside of them, with the file as descriptor 3, /dev/fuse as 4, and what it "
+     "says kept for messages. An outer process stays, and ends it. Device and inode are compared as those of a source."),
+    ("server-argument", OBJECTS, (("object", "index"), ("text", "text")), "One argument of that program, in order."),
+    ("server-reads", OBJECTS, (("object", "index"), ("path", "path")),
+     "What the program may read and execute, itself and its libraries, where the kernel has Landlock. Without any it may read all; "
+     "it may change nothing, open no TCP connection and reach no process in either case."),
     ("scratch-place", OBJECTS, (("path", "path"),), "Candidate directory for the scratch, in order of preference."),
     ("scratch", OBJECTS, (("bytes", "number"), ("inodes", "number")), "Size of the launch's private tmpfs."),
     ("session", OBJECTS, (("bytes", "number"), ("inodes", "number")),
