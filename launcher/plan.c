@@ -252,7 +252,7 @@ static void check_record(struct check *check, const struct record *record) {
 	case OP_STAGE:
 		state = object(check, record, ARG_STAGE_OBJECT);
 		need(check, *state & IS_SOURCE && *state & IS_DIR && *state & IS_RO && !(*state & IS_STAGED),
-			"only a read-only directory of the host is staged, once");
+			"only a read-only directory of the host or of an image file is staged, once");
 		*state |= IS_STAGED;
 		break;
 	case OP_ROOT:

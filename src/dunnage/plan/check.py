@@ -163,7 +163,7 @@ class _Story:
         what = self.objects[number]
         if name == b"stage":
             _need(what in DIRECTORIES and number in self.read_only and number not in self.staged,
-                  "only a read-only directory of the host is staged, once")
+                  "only a read-only directory of the host or of an image file is staged, once")
             self.staged.add(number)
             return
         _need(number not in self.attached, "the object is attached already")
