@@ -213,6 +213,10 @@ static void check_record(struct check *check, const struct record *record) {
 			"the time is out of range");
 		break;
 	case OP_SUPERVISE: case OP_CGROUP: once(check, record->id); break;
+	case OP_HOLD:
+		need(check, check->pid || said(check, OP_SUPERVISE), "nobody stays to hold it");
+		need(check, number(record, 0) > 2 && number(record, 0) < INT_MAX, "there is no such descriptor");
+		break;
 	case OP_RECEIPT:
 		once(check, record->id);
 		need(check, !strchr(record->field[ARG_RECEIPT_NAME], '/'), "its name is more than a name");

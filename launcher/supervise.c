@@ -143,6 +143,18 @@ void tell_failure(const char *sentence, const char *fix) {
 
 /* ---- before the namespaces ---- */
 
+/* By whoever stays; the payload's exec closes them. */
+static void hold_descriptors(void) {
+	for (size_t i = 0; i < plan->count; i++) {
+		if (plan->records[i].id != OP_HOLD)
+			continue;
+		int fd = (int)number(&plan->records[i], 0);
+		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+			die("open it before the start", errno, "fcntl", "hold descriptor %s", plan->records[i].field[0]);
+		keep(fd);
+	}
+}
+
 static _Noreturn void caller_gone(void) {
 	speech.failure = CLASS_KILLED;
 	die("", 0, "the process that asked for it has ended", "start");
@@ -177,6 +189,7 @@ void supervision_prepare(const struct plan *of, int socket) {
 		speech.mute = true;
 		keep(control);
 	}
+	hold_descriptors();
 	receipt_open(plan);
 	if (find(plan, OP_DIE_WITH_CALLER))
 		watch_caller(find(plan, OP_DIE_WITH_CALLER));
@@ -869,6 +882,7 @@ static void clone_for_starter(void) {
 	keep_none();
 	keep(upstream);
 	keep(caller_pidfd);
+	hold_descriptors();
 }
 
 void supervision_enter(const struct plan *of) {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from containers.plans import Operation, image_file, operation, operations, plan, source
 
+HELD = 700  # must be open when the plan is executed
 COMMAND = "echo began + try create /opt/effect + cwd + environment"
 
 
@@ -25,6 +26,7 @@ def whole_plan(image: Path, bound: Path, file: Path, shown: Path | None = None, 
             hostname box
             die-with-caller 0
             supervise
+            hold {HELD}
             wall-time 2147483647 0
             cpu-time 100000 1000
             cgroup 0 0 quiet /nonexistent

@@ -1,6 +1,7 @@
 """What those who stay beside a payload do: limits, receipts, credentials, the tie to the caller, telling a starter."""
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -53,6 +54,56 @@ def eventually(condition: Any) -> Any:
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
     return condition()
+
+
+# ---- held descriptors ----
+
+@pytest.mark.requirement("LAY-114")
+@pytest.mark.parametrize("namespaces, naming, process", [
+    ("user,mount", "supervise", ""), ("user,mount,pid", "supervise", ""), ("user,mount,pid", "", ""),
+    ("user,mount,pid", "", "\ninit test-init")])
+@pytest.mark.parametrize("mechanism", ["", "without close_range"])
+def test_lock_is_held_for_the_whole_run_and_not_by_the_payload(
+    launcher: Launcher, image: Path, tmp_path: Path, namespaces: str, naming: str, process: str, mechanism: str,
+) -> None:
+    with open(tmp_path / "lock", "w") as locked, open(tmp_path / "lock") as other:
+        fcntl.flock(locked, fcntl.LOCK_SH)
+        whole = plan(image, "fds + sleep 60", namespaces=namespaces, mechanism=mechanism,
+                     naming=f"{naming}\nhold {locked.fileno()}", process="workdir fatal /" + process)
+        with launcher.start(whole, descriptors=[locked.fileno()]) as running:
+            locked.close()
+            assert running.stdout is not None
+            assert running.stdout.readline().split() == [b"0:char", b"1:fifo", b"2:fifo"]
+            try:
+                with pytest.raises(BlockingIOError):
+                    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                running.kill()
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+
+@pytest.mark.requirement("LAY-114", "R17")
+def test_init_holds_the_lock_where_it_is_the_starters_own_child(
+    launcher: Launcher, image: Path, tmp_path: Path,
+) -> None:
+    with open(tmp_path / "lock", "w") as locked, open(tmp_path / "lock") as other:
+        fcntl.flock(locked, fcntl.LOCK_SH)
+        with starter(launcher, contained(image, "sleep 60", f"hold {locked.fileno()}"),
+                     descriptors=[locked.fileno()]) as it:
+            locked.close()
+            assert it.next()[0] == "init"
+            assert it.process.wait(PATIENCE) == 0
+            assert it.next()[0] == "executed"
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            it.socket.send(KILL)
+            assert it.next()[0] == "ended"
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+
+def test_descriptor_to_hold_that_is_not_open(launcher: Launcher, image: Path) -> None:
+    ended = launcher.run(plan(image, "exit 0", naming="supervise\nhold 1000"))
+    ended.refused("cannot hold descriptor 1000: EBADF on fcntl; fix: open it before the start")
 
 
 # ---- receipts ----

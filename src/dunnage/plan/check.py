@@ -113,6 +113,7 @@ class _Story:
             _need({b"user", b"mount"} <= self.namespaces, "user and mount namespaces are obligatory")
         _need(name != b"new-session" or b"pid" in self.namespaces or b"supervise" in self.seen,
               "needs a pid namespace or supervision")
+        _need(name != b"hold" or b"pid" in self.namespaces or b"supervise" in self.seen, "nobody stays to hold it")
         _need(name != b"receipt-state" or b"receipt" in self.seen, "there is no receipt")
         _need(name != b"controlling-terminal" or b"new-session" in self.seen, "needs a new session before it")
         if name == b"credential":
@@ -222,6 +223,8 @@ def _check_limits(name: bytes, fields: dict[str, bytes]) -> None:
         _need(0 < len(fields["name"]) <= 15, "its name has 1 to 15 bytes")
     elif name in (b"env-set", b"env-pass"):
         _need(fields["name"] and b"=" not in fields["name"], "a variable's name is malformed")
+    elif name == b"hold":
+        _need(2 < int(fields["number"]) < 2**31 - 1, "there is no such descriptor")
     elif name == b"keep-descriptor":
         _need(int(fields["number"]) < 2**31 - 1, "the descriptor's number is too large")
     elif name == b"image-file":

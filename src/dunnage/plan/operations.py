@@ -62,6 +62,9 @@ OPERATIONS: tuple[tuple[str, int, tuple[tuple[str, str], ...], str], ...] = (
     ("supervise", SUPERVISION, (),
      "Keep an outer process for the whole run, also where nothing else needs one: it ends what the payload leaves behind. "
      "Without a pid namespace it does so as a subreaper."),
+    ("hold", SUPERVISION, (("number", "number"),),
+     "Keep this descriptor open for the whole run, and from the payload: a lock on the image stays as long as somebody "
+     "can use it. Needs a pid namespace or `supervise`."),
     ("wall-time", SUPERVISION, (("milliseconds", "number"), ("grace", "number")),
      "SIGTERM to the payload this long after its start, SIGKILL to everything `grace` milliseconds later."),
     ("cpu-time", SUPERVISION, (("milliseconds", "number"), ("grace", "number")),
