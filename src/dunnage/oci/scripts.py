@@ -12,13 +12,12 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from typing import Any
 
 from dunnage.oci.digest import sha256
 from dunnage.oci.document import Config
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import escape
-from dunnage.oci.tree import Tree, components, remove
+from dunnage.oci.tree import Tree, components
 from dunnage.plan import process as record
 from dunnage.plan.process import Process
 from dunnage.plan.scripts import quoted
@@ -143,45 +142,22 @@ def place(root: int, config: Config, data: bytes, limits: Limits) -> list[str]:
     """
     values = Values(config, data)
     tree = Tree(root)
-    times: dict[tuple[int, int], tuple[int, os.stat_result]] = {}
     try:
         for name, mode, content in FILES:
-            parts = components(name, limits)
-            for depth in range(1, len(parts)):
-                _directory(tree, parts[:depth], name, times)
-            parent = _remember(tree.parent(parts, name), times)
-            remove(parent, parts[-1])
-            _write(parent, parts[-1], content(values), mode)
+            *above, last = components(name, limits)
+            here = tree.root
+            for part in above:
+                here = tree.walk(here.below(part), name)
+            tree.remove(here, last)
+            _write(here.file, last, content(values), mode)
+        tree.root.change()
         for name, text in LINKS:
-            parent = _remember(root, times)
-            if not _exists(parent, name):
-                os.symlink(text, name, dir_fd=parent)
-                os.utime(name, ns=(0, 0), dir_fd=parent, follow_symlinks=False)
-        for file, before in times.values():
-            os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+            if not _exists(root, name):
+                os.symlink(text, name, dir_fd=root)
+                os.utime(name, ns=(0, 0), dir_fd=root, follow_symlinks=False)
     finally:
-        for file, _ in times.values():
-            os.close(file)
         tree.close()
     return values.warnings
-
-
-def _directory(tree: Tree, parts: list[bytes], entry: bytes, times: dict[Any, Any]) -> None:
-    """Is there, or is made: 0755 whatever the umask, with the times of the epoch."""
-    above = _remember(tree.parent(parts, entry), times)
-    new = not _exists(above, parts[-1])
-    inner = tree.parent([*parts, b""], entry)
-    if new:
-        os.fchmod(inner, 0o755)
-        os.utime(inner, ns=(0, 0))
-
-
-def _remember(directory: int, times: dict[tuple[int, int], tuple[int, os.stat_result]]) -> int:
-    """Itself; its times are noted before the first change."""
-    found = os.fstat(directory)
-    if (found.st_dev, found.st_ino) not in times:
-        times[found.st_dev, found.st_ino] = (os.dup(directory), found)
-    return directory
 
 
 def _exists(directory: int, name: bytes) -> bool:

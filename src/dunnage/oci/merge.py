@@ -1,0 +1,180 @@
+"""A layer that was unpacked beside the others is laid over them (LAY-49, 52, 60..66).
+
+First what it hides of them goes, in an order that does not depend on the archive's; then what is decided moves over,
+whole directories at a time; then the journal's entries follow in their order.
+"""
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import IO
+
+from dunnage.oci import journal
+from dunnage.oci.apply import Application, Spooled, clear_attributes
+from dunnage.oci.notes import Notes
+from dunnage.oci.refusal import Refused
+from dunnage.oci.tree import Directory, Tree
+
+
+def merge(over: Application, notes: Notes, layer: int, spool: int, written: IO[bytes], layer_notes: IO[bytes]) -> None:
+    """`over` is the tree of the lower layers; `layer` and `spool` are directories, `written` is the journal.
+
+    Refused; then both trees are good for nothing. Afterwards the layer's directories hold nothing of worth.
+    """
+    _Merge(over, notes, Tree(layer)).run(spool, written, layer_notes)
+
+
+class _Merge:
+    def __init__(self, over: Application, notes: Notes, layer: Tree) -> None:
+        self._over = over
+        self._tree = over.tree
+        self._notes = notes
+        self._layer = layer
+
+    def run(self, spool: int, written: IO[bytes], layer_notes: IO[bytes]) -> None:
+        self._hide(written)
+        self._tree.close()  # sets the times of what was changed
+        self._lay()
+        self._layer.close()
+        self._notes.append(layer_notes)
+        for item in journal.read(written):
+            if isinstance(item, journal.Deferred):
+                self._over.take(item.entry, Spooled(spool, b"%d" % (item.number or 0)))
+
+    # -- hiding ---------------------------------------------------------------------------------
+
+    def _hide(self, written: IO[bytes]) -> None:
+        hidden = {item for item in journal.read(written) if isinstance(item, journal.Hidden)}
+        if not hidden:
+            return
+        ways = {path[:end] for path in {item.path for item in hidden} for end in _ends(path)}
+        named = set()  # on the way to what is hidden, by entries of the journal
+        for item in journal.read(written):
+            if isinstance(item, journal.Deferred):
+                path = b"/".join(part for part in item.entry.name.split(b"/") if part not in (b"", b"."))
+                if path in ways:
+                    named.add(path)
+        for one in sorted(hidden, key=lambda item: (item.path.count(b"/") + bool(item.path), item)):
+            place = self._place(one, named)
+            if place is not None:
+                for name in [one.name] if one.name else os.listdir(place.file):
+                    self._over.hide(place, os.fsencode(name))
+
+    def _place(self, one: journal.Hidden, named: set[bytes]) -> Directory | None:
+        """The directory of lower layers in which something is hidden; None when there is nothing to hide."""
+        here = self._tree.root
+        way = b""
+        for name in one.path.split(b"/") if one.path else []:
+            way = way + b"/" + name if way else name
+            found = self._tree.find(here.below(name))
+            if found is not None:
+                here = found
+                continue
+            if not _there(here, name) or way in named or self._made(way):
+                return None  # no directory here, or the layer brings its own instead
+            try:
+                here = self._tree.walk(here.below(name), b"")
+            except Refused as refused:
+                entry = one.path + b"/.wh." + (one.name or b".wh..opq")
+                raise Refused("LAY-63", f"a whiteout: {refused.reason}", entry=entry) from None
+        return here
+
+    def _made(self, path: bytes) -> bool:
+        """Has the layer, as far as it was unpacked, something of its own there?"""
+        above, _, name = path.rpartition(b"/")
+        found = self._layer.find(above)
+        return found is not None and _there(found, name)
+
+    # -- laying over ----------------------------------------------------------------------------
+
+    def _lay(self) -> None:
+        """Directories that both have become one; everything else of the layer replaces what is there."""
+        left = [b""]
+        while left:
+            path = left.pop()
+            source, target = self._layer.find(path), self._tree.find(path)
+            assert source is not None and target is not None, "both are directories"
+            target.change()
+            if path:
+                self._describe(source, target)
+            left += self._move(source, target)
+
+    def _describe(self, source: Directory, target: Directory) -> None:
+        """The layer's word on a directory counts."""
+        found = os.fstat(source.file)
+        os.fchmod(target.file, stat.S_IMODE(found.st_mode))
+        target.time = found.st_mtime_ns
+        self._notes.replaced(target.path)
+        if self._over.attributes:
+            clear_attributes(target.file)
+            for name in os.listxattr(source.file):
+                if name.startswith("user."):
+                    os.setxattr(target.file, name, os.getxattr(source.file, name))
+
+    def _move(self, source: Directory, target: Directory) -> list[bytes]:
+        """The directories below that both have; they are left."""
+        left: dict[bytes, None] = {}
+        moved = True
+        while moved:  # once more, as not every file system lists all while names go
+            moved = False
+            for name, directory in _entries(source):
+                path = target.below(name)
+                if path in left:
+                    continue
+                if not directory:
+                    self._move_file(source, target, name)
+                elif not self._move_directory(source, target, name):
+                    left[path] = None
+                    continue
+                moved = True
+        return list(left)
+
+    def _move_file(self, source: Directory, target: Directory, name: bytes) -> None:
+        self._over.make_way(target, name)
+        try:
+            os.rename(name, name, src_dir_fd=source.file, dst_dir_fd=target.file)
+        except IsADirectoryError:
+            self._over.hide(target, name)
+            os.rename(name, name, src_dir_fd=source.file, dst_dir_fd=target.file)
+
+    def _move_directory(self, source: Directory, target: Directory, name: bytes) -> bool:
+        """False: both have it."""
+        found = os.stat(name, dir_fd=source.file, follow_symlinks=False)
+        self._over.make_way(target, name, directory=True)
+        try:
+            os.rename(name, name, src_dir_fd=source.file, dst_dir_fd=target.file)
+        except NotADirectoryError:
+            self._over.hide(target, name)
+            os.rename(name, name, src_dir_fd=source.file, dst_dir_fd=target.file)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
+        # Some file systems take the new way to its parent for a change of the directory.
+        os.utime(name, ns=(found.st_mtime_ns, found.st_mtime_ns), dir_fd=target.file, follow_symlinks=False)
+        return True
+
+
+def _entries(directory: Directory) -> Iterator[tuple[bytes, bool]]:
+    """Names, and whether they are directories."""
+    with os.scandir(directory.file) as found:
+        for entry in found:
+            yield os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)
+
+
+def _there(directory: Directory, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory.file, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _ends(path: bytes) -> Iterator[int]:
+    """Of each prefix that is a name, too; the whole included."""
+    end = len(path)
+    while end > 0:
+        yield end
+        end = path.rfind(b"/", 0, end)

@@ -1,0 +1,56 @@
+"""Room on the file system of a tree: what must stay free, and how it is told that there is none (LAY-09, LAY-117)."""
+from __future__ import annotations
+
+import errno
+import os
+
+from dunnage.errors import DunnageError
+from dunnage.oci.limits import Limits
+from dunnage.oci.refusal import escape
+
+
+class Room:
+    """Of the file system that the open directory lies on."""
+
+    def __init__(self, directory: int, limits: Limits) -> None:
+        self._directory = directory
+        self._limits = limits
+
+    def check(self, needed: int) -> None:
+        """DunnageError if, after so many bytes more, not as much would be free as shall stay free."""
+        found = os.statvfs(self._directory)
+        free = found.f_bavail * found.f_frsize
+        kept = max(self._limits.free, int(found.f_blocks * found.f_frsize * self._limits.free_share))
+        if free - needed < kept:
+            raise self._error(f"{needed + kept} bytes are needed, {kept} of them to stay free, and {free} are free")
+
+    def full(self, number: int, needed: int) -> DunnageError:
+        """For ENOSPC or EDQUOT while so many bytes were to be written."""
+        found = os.statvfs(self._directory)
+        free = found.f_bavail * found.f_frsize
+        if number == errno.EDQUOT:
+            return self._error(f"EDQUOT, the quota is used up: at least {needed} bytes more are needed "
+                               f"({free} bytes are free for all users)")
+        if free and found.f_files and not found.f_favail:
+            return self._error("ENOSPC, it takes no more files")
+        return self._error(f"ENOSPC, at least {max(needed, 1)} bytes more are needed, and {free} are free")
+
+    def _error(self, why: str) -> DunnageError:
+        return DunnageError(
+            f"unpack into the file system at {self._where()}", why,
+            "make room, or choose another place for images and caches")
+
+    def _where(self) -> str:
+        """Where it is mounted, for people."""
+        device = os.fstat(self._directory).st_dev
+        wanted = b"%d:%d" % (os.major(device), os.minor(device))
+        place = os.fsencode(os.readlink(f"/proc/self/fd/{self._directory}"))
+        best = b""
+        with open("/proc/self/mountinfo", "rb") as file:
+            for line in file:
+                fields = line.split(b" ")
+                mounted = fields[4].replace(b"\\040", b" ")
+                inside = mounted == b"/" or place == mounted or place.startswith(mounted + b"/")
+                if fields[2] == wanted and inside and len(mounted) > len(best):
+                    best = mounted
+        return escape(best or place)
