@@ -1,7 +1,8 @@
 """What a layer is compressed with, told by its first bytes, and its stream as it was before (LAY-25..28).
 
-zlib or, where it can be imported, isal, which is twice as fast; zstandard, or Python 3.14's own module. Their memory
-is bounded: they give out at most a buffer at a time, and refuse windows beyond the limit.
+zlib or, where it can be imported, isal, which is twice as fast; zstandard. Whatever the input says, a step gives out
+one piece of bounded size: zlib and isal are told how much they may give, and zstandard, which is not, gets one block
+of a frame at a time, which cannot become more than 128 KiB (RFC 8878, 3.1.1.2).
 """
 from __future__ import annotations
 
@@ -12,9 +13,13 @@ from typing import Any, Callable, Protocol
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused
 
-PIECE = 256 << 10  # bytes that are read, and that are given out, at a time
+PIECE = 128 << 10  # bytes that are given out at a time
+INPUT = 64 << 10   # bytes of a compressed stream that are read at a time
 GZIP, ZSTD, SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", range(0x184d2a50, 0x184d2a60)
 OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x04\x22\x4d\x18": "lz4", b"LZIP": "lzip", b"\x5d\0\0": "lzma"}
+TELLING = 262  # first bytes that tell what it is: those of a tar archive end here
+_LARGEST_BLOCK = 128 << 10
+_SHORTEST_HEADER = 6  # of a zstd frame
 
 
 class Stream(Protocol):
@@ -29,22 +34,27 @@ def name(head: bytes) -> str:
         return "gzip"
     if head.startswith(ZSTD) or (len(head) >= 4 and struct.unpack("<I", head[:4])[0] in SKIPPABLE):
         return "zstd"
-    for magic, other in OTHERS.items():
-        if head.startswith(magic):
-            raise Refused("LAY-25", f"the layer is compressed with {other}", "compress it with gzip or zstd")
+    if head[257:262] != b"ustar":  # an archive begins with a name, and that may look like anything
+        for magic, other in OTHERS.items():
+            if head.startswith(magic):
+                raise Refused("LAY-25", f"the layer is compressed with {other}", "compress it with gzip or zstd")
     return "none"
 
 
 def uncompressed(blob: Stream, limits: Limits) -> tuple[str, Stream]:
     """The name of the compression, and the stream without it."""
-    head = blob.read(PIECE)
+    head = b""
+    while len(head) < TELLING:
+        piece = blob.read(INPUT)
+        if not piece:
+            break
+        head += piece
     found = name(head)
-    again = _Again(head, blob)
     if found == "gzip":
-        return found, _Gzip(again)
+        return found, _Gzip(head, blob)
     if found == "zstd":
-        return found, _Zstd(again, limits.window)
-    return found, again
+        return found, _Zstd(head, blob, limits.window)
+    return found, _Again(head, blob)
 
 
 class _Again:
@@ -72,21 +82,22 @@ def _inflater() -> Callable[[], Any]:
 class _Gzip:
     """Members in a row are one stream; the checksum and length of each are checked by the library."""
 
-    def __init__(self, blob: Stream) -> None:
+    def __init__(self, head: bytes, blob: Stream) -> None:
         self._blob = blob
         self._new = _inflater()
         self._member = self._new()
-        self._input = b""
-        self._ended = False
+        self._input = head
 
     def read(self, size: int) -> bytes:
-        while not self._ended:
-            if not self._input and not self._member.eof:
-                self._input = self._blob.read(PIECE)
-                if not self._input:
-                    raise Refused("LAY-26", "the gzip stream ends too early")
-            if self._member.eof and not self._next():
-                break
+        while True:
+            ended = False
+            if not self._input:
+                self._input = self._blob.read(INPUT)
+                ended = not self._input
+            if self._member.eof:
+                if ended:
+                    return b""
+                self._begin()
             try:
                 piece = self._member.decompress(self._input, size)
             except Exception as error:  # zlib.error, isal_zlib.error
@@ -94,97 +105,123 @@ class _Gzip:
             self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
             if piece:
                 return bytes(piece)
-        return b""
+            if ended and not self._member.eof:  # nothing was held back either
+                raise Refused("LAY-26", "the gzip stream ends too early")
 
-    def _next(self) -> bool:
-        """Is there another member? Nothing else may follow."""
-        self._input = self._input or self._blob.read(PIECE)
-        if not self._input:
-            self._ended = True
-            return False
-        if len(self._input) < 2:
-            self._input += self._blob.read(PIECE)
+    def _begin(self) -> None:
+        """Another member; nothing else may follow."""
+        if len(self._input) < len(GZIP):
+            self._input += self._blob.read(INPUT)
         if not self._input.startswith(GZIP):
             raise Refused("LAY-26", "something that is not gzip follows the gzip stream")
         self._member = self._new()
-        return True
-
-
-def _zstd(window: int) -> tuple[Callable[[], Any], Callable[[bytes], int]]:
-    """What makes a decoder of one frame, and what finds the dictionary that a frame wants."""
-    try:
-        import zstandard
-    except ImportError:
-        raise Refused(
-            "LAY-25", "the layer is compressed with zstd, and the module for it is not installed",
-            "install zstandard (python3-zstandard)",
-        ) from None
-    decoder = zstandard.ZstdDecompressor(max_window_size=window)
-    return (lambda: decoder.decompressobj(write_size=PIECE),
-            lambda head: int(zstandard.get_frame_parameters(head).dict_id))
 
 
 class _Zstd:
     """Frames in a row, skippable ones between them."""
 
-    def __init__(self, blob: Stream, window: int) -> None:
+    def __init__(self, head: bytes, blob: Stream, window: int) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise Refused(
+                "LAY-25", "the layer is compressed with zstd, and the module for it is not installed",
+                "install zstandard (python3-zstandard)",
+            ) from None
+        self._library: Any = zstandard
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=window)
         self._blob = blob
-        self._new, self._dictionary = _zstd(window)
+        self._input = head
+        self._at = 0
         self._frame: Any = None
-        self._input = b""
-        self._out: list[memoryview] = []
+        self._checksum = 0  # bytes behind the last block of the frame
+        self._over = b""    # given out next time
 
     def read(self, size: int) -> bytes:
-        while not self._out:
-            if self._frame is None and not self._begin():
-                return b""
-            data, self._input = self._input or self._blob.read(PIECE // 8), b""
-            if not data:
-                raise Refused("LAY-27", "the zstd stream ends too early")
-            try:
-                piece = self._frame.decompress(data)
-            except Exception as error:  # zstandard.ZstdError
-                raise Refused("LAY-27", f"the zstd stream is damaged or needs too much memory: {error}") from None
-            if piece:
-                self._out.append(memoryview(piece))
-            if self._frame.eof:
-                self._input = self._frame.unused_data
-                self._frame = None
-        piece = self._out[0]
-        if len(piece) <= size:
-            self._out.pop(0)
-            return bytes(piece)
-        self._out[0] = piece[size:]
-        return bytes(piece[:size])
+        parts = [self._over] if self._over else []
+        total = len(self._over)
+        while total < size and (self._frame is not None or self._begin()):
+            piece = self._block()
+            parts.append(piece)
+            total += len(piece)
+        found = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._over = found[size:]
+        return found[:size] if self._over else found
+
+    def _have(self, size: int) -> bool:
+        """So many bytes are in the input, from `_at` on; False when the stream ends before."""
+        missing = size - (len(self._input) - self._at)
+        if missing <= 0:
+            return True
+        parts = [self._input[self._at:]]
+        while missing > 0:
+            piece = self._blob.read(INPUT)
+            if not piece:
+                break
+            parts.append(piece)
+            missing -= len(piece)
+        self._input, self._at = b"".join(parts), 0
+        return missing <= 0
+
+    def _need(self, size: int) -> None:
+        if not self._have(size):
+            raise Refused("LAY-27", "the zstd stream ends too early")
 
     def _begin(self) -> bool:
-        """The next frame; False at the end."""
-        while True:
-            while len(self._input) < 18:
-                more = self._blob.read(PIECE)
-                if not more:
-                    break
-                self._input += more
-            if not self._input:
-                return False
-            if len(self._input) >= 8 and struct.unpack("<I", self._input[:4])[0] in SKIPPABLE:
-                self._skip(8 + struct.unpack("<I", self._input[4:8])[0])
-                continue
-            if not self._input.startswith(ZSTD):
-                raise Refused("LAY-27", "something that is not zstd follows the zstd stream")
-            try:
-                dictionary = self._dictionary(self._input[:18])
-            except Exception as error:  # zstandard.ZstdError
-                raise Refused("LAY-27", f"the zstd stream is damaged: {error}") from None
-            if dictionary:
+        """The next frame, its header read; False at the end."""
+        while self._have(1):
+            self._need(4)
+            magic = struct.unpack_from("<I", self._input, self._at)[0]
+            if magic not in SKIPPABLE:
+                self._open()
+                return True
+            self._need(8)
+            length = struct.unpack_from("<I", self._input, self._at + 4)[0]
+            self._at += 8
+            self._skip(length)
+        return False
+
+    def _open(self) -> None:
+        if not self._input.startswith(ZSTD, self._at):
+            raise Refused("LAY-27", "something that is not zstd follows the zstd stream")
+        self._need(_SHORTEST_HEADER)
+        try:
+            length = self._library.frame_header_size(self._input[self._at:self._at + _SHORTEST_HEADER])
+            self._need(length)
+            header = self._input[self._at:self._at + length]
+            parameters = self._library.get_frame_parameters(header)
+            if parameters.dict_id:
                 raise Refused("LAY-27", "the zstd stream wants a dictionary")
-            self._frame = self._new()
-            return True
+            self._frame = self._decoder.decompressobj()
+            self._frame.decompress(header)
+        except self._library.ZstdError as error:
+            raise Refused("LAY-27", f"the zstd stream is damaged, or needs too much memory: {error}") from None
+        self._checksum = 4 if parameters.has_checksum else 0
+        self._at += length
+
+    def _block(self) -> bytes:
+        """What one block of the frame gives: its header says how long it is, and whether it is the last."""
+        self._need(3)
+        at = self._at
+        header = int.from_bytes(self._input[at:at + 3], "little")
+        last, kind, size = header & 1, header >> 1 & 3, header >> 3
+        if size > _LARGEST_BLOCK or kind == 3:
+            raise Refused("LAY-27", "the zstd stream is damaged: a block of an unknown form")
+        length = 3 + (1 if kind == 1 else size) + (self._checksum if last else 0)
+        self._need(length)
+        block = self._input[self._at:self._at + length]
+        self._at += length
+        try:
+            piece: bytes = self._frame.decompress(block)
+        except self._library.ZstdError as error:
+            raise Refused("LAY-27", f"the zstd stream is damaged: {error}") from None
+        if last:
+            self._frame = None
+        return piece
 
     def _skip(self, size: int) -> None:
-        while size > len(self._input):
-            size -= len(self._input)
-            self._input = self._blob.read(PIECE)
-            if not self._input:
-                raise Refused("LAY-27", "the zstd stream ends too early")
-        self._input = self._input[size:]
+        while size:
+            self._need(1)
+            step = min(size, len(self._input) - self._at)
+            self._at += step
+            size -= step

@@ -1,13 +1,18 @@
 """Entries of a tar stream (LAY-30..36).
 
 Names and link texts are bytes. Where readers in use (Go's archive/tar, GNU tar, Python's tarfile) would not agree on
-what an entry is or where it ends, it is refused.
+what an entry is or where it ends, it is refused; a comment names who differs where one would not expect it.
 """
 from __future__ import annotations
 
 import os
+import re
 import struct
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Optional
+from zlib import adler32
 
 from dunnage.oci.compression import PIECE, Stream
 from dunnage.oci.limits import Limits
@@ -15,16 +20,29 @@ from dunnage.oci.refusal import Refused
 
 BLOCK = 512
 FILE, HARD_LINK, LINK, CHARACTER, DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
-KINDS = {FILE: FILE, b"\0": FILE, HARD_LINK: HARD_LINK, LINK: LINK, CHARACTER: CHARACTER, DEVICE: DEVICE,
-         DIRECTORY: DIRECTORY, FIFO: FIFO, b"S": FILE}
-EXTENDED, GLOBAL, LONG_NAME, LONG_LINK, SPARSE = b"x", b"g", b"L", b"K", b"S"
+EXTENDED, GLOBAL, LONG_NAME, LONG_LINK, SPARSE, OLD_FILE = b"x", b"g", b"L", b"K", b"S", b"\0"
+KINDS = {FILE: FILE, OLD_FILE: FILE, HARD_LINK: HARD_LINK, LINK: LINK, CHARACTER: CHARACTER, DEVICE: DEVICE,
+         DIRECTORY: DIRECTORY, FIFO: FIFO, SPARSE: FILE}
+POSIX_MAGIC, GNU_MAGIC, STAR_TRAILER = b"ustar\0", b"ustar  \0", b"tar\0"
 KNOWN = frozenset((b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid", b"uname", b"gname"))
-XATTR, OTHER_XATTR, SPARSE_KEYS = b"SCHILY.xattr.", b"LIBARCHIVE.xattr.", b"GNU.sparse."
+XATTR, OTHER_XATTR, GNU_KEYS, SPARSE_KEYS = b"SCHILY.xattr.", b"LIBARCHIVE.xattr.", b"GNU.", b"GNU.sparse."
+SPARSE_1_0 = {b"GNU.sparse.major", b"GNU.sparse.minor", b"GNU.sparse.name", b"GNU.sparse.realsize"}
+SPARSE_0_1 = {b"GNU.sparse.map", b"GNU.sparse.name", b"GNU.sparse.numblocks", b"GNU.sparse.size"}
 ZERO = bytes(BLOCK)
-ZEROS = bytes(64 << 10)
+HOLE = 64 << 10  # so many zeros at once are not written
+ZEROS = bytes(HOLE)
 LARGEST = 2**63 - 1
+NONE: Mapping[bytes, bytes] = MappingProxyType({})
+TRUNCATED = "the archive is truncated"
 
-_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
+# Records in front of an entry, and what they are called in messages.
+SPECIAL = {EXTENDED: "the extended header", GLOBAL: "the global header", LONG_NAME: "the long name",
+           LONG_LINK: "the long link text"}
+# name; mode, uid, gid; size; mtime; checksum; type; link; magic and version; uname, gname, devmajor, devminor;
+# prefix; what POSIX leaves unused
+_HEADER = struct.Struct("100s24s12s12s8sc100s8s80s155s12s")
+Fields = tuple[bytes, ...]
+_OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 
 
 class Entry:
@@ -33,7 +51,7 @@ class Entry:
     name, link   as they stand in the archive; `link` of links
     kind         FILE, HARD_LINK, LINK, CHARACTER, DEVICE, DIRECTORY or FIFO
     size         of the content as it will be, holes included
-    mtime        nanoseconds since 1970
+    mtime        nanoseconds since 1970; -1 for any time before
     pieces       of a sparse file: (offset, length) of what the archive holds
     """
 
@@ -53,7 +71,7 @@ class Entry:
         self.link = link
         self.uname = uname
         self.gname = gname
-        self.xattrs: dict[bytes, bytes] = {}
+        self.xattrs = NONE
         self.pieces: Optional[list[tuple[int, int]]] = None
 
 
@@ -63,6 +81,8 @@ class Reader:
     def __init__(self, stream: Stream, limits: Limits) -> None:
         self._stream = stream
         self._limits = limits
+        # Content, and two headers with a record for each entry: no honest archive has more.
+        self._allowed = limits.unpacked + 4 * BLOCK * limits.entries
         self._buffer = b""
         self._at = 0
         self._left = 0     # bytes of the current entry's content that were not taken
@@ -71,42 +91,39 @@ class Reader:
 
     # -- bytes ----------------------------------------------------------------------------------
 
+    def _more(self) -> bytes:
+        """The next piece of the stream; nothing at its end."""
+        piece = self._stream.read(PIECE)
+        self._allowed -= len(piece)
+        if self._allowed < 0:
+            raise Refused("LAY-09", "the archive is larger than all that the limits allow to be in it")
+        return piece
+
     def _take(self, size: int) -> bytes:
         """So many bytes, fewer at the end of the stream."""
         at = self._at
         found = self._buffer[at:at + size]
+        self._at = at + len(found)
         if len(found) == size:
-            self._at = at + size
             return found
         parts = [found]
         missing = size - len(found)
-        self._buffer, self._at = b"", 0
         while missing:
-            piece = self._stream.read(PIECE)
+            piece = self._more()
             if not piece:
                 break
-            if len(piece) > missing:
-                self._buffer, self._at = piece, missing
-                piece = piece[:missing]
-            parts.append(piece)
-            missing -= len(piece)
+            self._buffer, self._at = piece, min(missing, len(piece))
+            parts.append(piece[:missing])
+            missing -= self._at
         return b"".join(parts)
 
     def _skip(self, size: int) -> None:
-        available = len(self._buffer) - self._at
-        if size <= available:
-            self._at += size
-            return
-        size -= available
-        self._buffer, self._at = b"", 0
-        while size:
-            piece = self._stream.read(PIECE)
-            if not piece:
-                raise Refused("LAY-30", "the archive is truncated")
-            if len(piece) > size:
-                self._buffer, self._at = piece, size
-                return
-            size -= len(piece)
+        while size > len(self._buffer) - self._at:
+            size -= len(self._buffer) - self._at
+            self._buffer, self._at = self._more(), 0
+            if not self._buffer:
+                raise Refused("LAY-30", TRUNCATED)
+        self._at += size
 
     def _content(self, size: int, what: str) -> bytes:
         """Of a record that is not a file."""
@@ -114,48 +131,41 @@ class Reader:
             raise Refused("LAY-09", f"{what} of an entry has {size} bytes, {self._limits.extended} are allowed")
         found = self._take(size)
         if len(found) < size:
-            raise Refused("LAY-30", "the archive is truncated")
+            raise Refused("LAY-30", TRUNCATED)
         self._skip(-size % BLOCK)
         return found
 
     def write_to(self, file: int, entry: Entry) -> None:
-        """The current entry's content into a new file; holes, and what is nothing but zeros, stay holes."""
+        """The current entry's content into a new file; holes, and long runs of zeros, become holes."""
         end = 0
-        for offset, length in [(0, entry.size)] if entry.pieces is None else entry.pieces:
-            end = self._copy(file, offset, length)
+        if entry.pieces is None:
+            end = self._copy(file, 0, entry.size)
+        else:
+            for offset, length in entry.pieces:
+                end = self._copy(file, offset, length) or end
         if end < entry.size:
             os.ftruncate(file, entry.size)
 
     def _copy(self, file: int, offset: int, length: int) -> int:
-        """Where the written part ends."""
-        written = 0
+        """Where in the file that ends which was written; 0 if nothing was."""
+        self._left -= length
+        whole = length < HOLE
+        end = 0
         while length:
-            if self._at == len(self._buffer):
-                self._buffer, self._at = self._stream.read(PIECE), 0
+            buffer, at = self._buffer, self._at
+            count = min(length, len(buffer) - at)
+            if not count:
+                self._buffer, self._at = self._more(), 0
                 if not self._buffer:
-                    raise Refused("LAY-30", "the archive is truncated")
-            piece = memoryview(self._buffer)[self._at:self._at + length]
-            if length < len(ZEROS):
-                self._write(file, piece, offset)
-                written = offset + len(piece)
-            else:
-                for start in range(0, len(piece), len(ZEROS)):
-                    part = piece[start:start + len(ZEROS)]
-                    if part != ZEROS[:len(part)]:
-                        self._write(file, part, offset + start)
-                        written = offset + start + len(part)
-            self._at += len(piece)
-            self._left -= len(piece)
-            offset += len(piece)
-            length -= len(piece)
-        return written
-
-    @staticmethod
-    def _write(file: int, data: memoryview, offset: int) -> None:
-        while data:
-            done = os.pwrite(file, data, offset)
-            data = data[done:]
-            offset += done
+                    raise Refused("LAY-30", TRUNCATED)
+                continue
+            for start, stop in ((at, at + count),) if whole else _not_zero(buffer, at, at + count):
+                end = offset + stop - at
+                _write(file, memoryview(buffer)[start:stop], offset + start - at)
+            self._at = at + count
+            offset += count
+            length -= count
+        return end
 
     # -- entries --------------------------------------------------------------------------------
 
@@ -163,257 +173,400 @@ class Reader:
         return self
 
     def __next__(self) -> Entry:
+        if self._ended:
+            raise StopIteration
         if self._left or self._padding:
             self._skip(self._left + self._padding)
             self._left = self._padding = 0
-        extended: dict[bytes, bytes] = {}
-        long_name = long_link = None
+        extended: Optional[dict[bytes, bytes]] = None
+        long_name: Optional[bytes] = None
+        long_link: Optional[bytes] = None
         while True:
-            header = self._take(BLOCK)
-            if len(header) < BLOCK or header == ZERO:
-                if extended or long_name is not None or long_link is not None:
+            fields = self._header()
+            if fields is None:
+                if extended is not None or long_name is not None or long_link is not None:
                     raise Refused("LAY-30", "the archive ends behind an extended header")
-                self._end(header)
+                self._ended = True
                 raise StopIteration
-            kind = header[156:157]
-            if kind in KINDS:
-                return self._entry(header, kind, extended, long_name, long_link)
-            size = _number(header[124:136], "size")
-            _check_sum(header)
-            if kind == EXTENDED:
-                if extended:
-                    raise Refused("LAY-32", "an entry has two extended headers")
-                extended = _records(self._content(size, "the extended header"))
-            elif kind == GLOBAL:
-                _harmless(_records(self._content(size, "the global header")))
-            elif kind == LONG_NAME and long_name is None:
-                long_name = _terminated(self._content(size, "the name"))
-            elif kind == LONG_LINK and long_link is None:
-                long_link = _terminated(self._content(size, "the link text"))
+            flag = fields[5]
+            if flag in KINDS:
+                break
+            if flag not in SPECIAL:
+                raise Refused("LAY-35", f"an entry of type {flag!r}", entry=_text(fields[0]))
+            if extended is not None or (flag in (EXTENDED, GLOBAL) and not long_name is long_link is None):
+                # Go forgets the one behind a global header, and readers differ in which of two kinds wins.
+                raise Refused("LAY-32", "an entry has several extended headers, which may contradict each other")
+            content = self._content(_number12(fields[2], SPECIAL[flag]), SPECIAL[flag])
+            if flag == EXTENDED:
+                extended = _records(content)
+            elif flag == GLOBAL:
+                _harmless(_records(content))
+            elif flag == LONG_NAME and long_name is None:
+                long_name = _terminated(content)
+            elif flag == LONG_LINK and long_link is None:
+                long_link = _terminated(content)
             else:
-                raise Refused("LAY-35", f"an entry of type {kind!r}", entry=_text(header[0:100]))
+                raise Refused("LAY-32", f"an entry has {SPECIAL[flag]} twice")
+        name = fields[0].partition(b"\0")[0]
+        try:
+            return self._entry(fields, name, extended, long_name, long_link)
+        except Refused as refused:
+            raise refused.where(entry=name) from None
 
-    def _end(self, header: bytes) -> None:
-        """LAY-30: nothing, or zeros."""
-        if self._ended:
-            return
-        self._ended = True
-        if not header:
-            return
-        if len(header) < BLOCK:
-            raise Refused("LAY-30", "the archive is truncated")
+    def _header(self) -> Optional[Fields]:
+        """Of the next entry or record, its checksum verified; None at the end of the archive."""
+        header, at = self._buffer, self._at
+        if len(header) - at >= BLOCK:
+            self._at = at + BLOCK
+        else:
+            header, at = self._take(BLOCK), 0
+            if not header:
+                return None
+            if len(header) < BLOCK:
+                raise Refused("LAY-30", TRUNCATED)
+        fields: Fields = _HEADER.unpack_from(header, at)
+        # The sum of 256 bytes is below the modulus of Adler-32, whose lower half therefore is that sum, and 1.
+        found = (adler32(header[at:at + 256]) & 0xffff) + (adler32(header[at + 256:at + BLOCK]) & 0xffff) - 2
+        if found != _expected(fields[4]):
+            if found:
+                raise Refused("LAY-30", "a header's checksum is wrong", entry=_text(fields[0]))
+            self._end()
+            return None
+        return fields
+
+    def _end(self) -> None:
+        """LAY-30: one block of zeros with the stream ending, or two."""
         second = self._take(BLOCK)
-        if second and second != ZERO[:len(second)]:
+        if second and second != ZERO:
             raise Refused("LAY-30", "a block of zeros lies between entries")
 
     def rest(self) -> None:
         """Read the stream to its very end, for its digest (LAY-22)."""
         self._buffer, self._at = b"", 0
-        while self._stream.read(PIECE):
+        while self._more():
             pass
 
     def _entry(
-        self, header: bytes, flag: bytes, extended: dict[bytes, bytes], long_name: bytes | None,
-        long_link: bytes | None,
+        self, fields: Fields, name: bytes, extended: Optional[dict[bytes, bytes]],
+        long_name: Optional[bytes], long_link: Optional[bytes],
     ) -> Entry:
-        (raw_name, mode, uid, gid, size, mtime, _, _, raw_link, magic, uname, gname, _, _, prefix,
-         trailer) = _HEADER.unpack(header)
-        _check_sum(header)
-        name = _text(raw_name)
-        if magic[:6] == b"ustar\0":
-            front = _text(prefix[:131] if trailer[8:] == b"tar\0" else prefix)
-            if front:
-                name = front + b"/" + name
-        elif magic != b"ustar  \0" and magic[:5] == b"ustar":
-            raise Refused("LAY-30", "a header of unknown form", entry=name)
+        _, numbers, size, mtime, _, flag, raw_link, magic, owner, prefix, trailer = fields
+        slash = name.endswith(b"/")
+        if not magic.startswith(POSIX_MAGIC):
+            _check_old(magic, prefix, flag)
+        elif prefix[0] or trailer.endswith(STAR_TRAILER):
+            name = _joined(prefix, trailer, name)
         if long_name is not None:
             name = long_name
-        if (b"path" in extended and long_name is not None) or (b"linkpath" in extended and long_link is not None):
-            raise Refused("LAY-32", "a name is given twice", entry=name)
-        name = extended.get(b"path", name)
-        link = extended.get(b"linkpath", _text(raw_link) if long_link is None else long_link)
-        length = _number(size, "size", name)
-        if b"size" in extended:
-            given = _decimal(extended[b"size"], "size", name)
-            if length and length != given:
-                raise Refused("LAY-32", "two different sizes are given", entry=name)
-            length = given
-        kind = KINDS[flag]
-        if flag == b"\0" and name.endswith(b"/"):
-            kind = DIRECTORY
-        if kind != FILE and length:
-            raise Refused("LAY-32", f"an entry of type {flag.decode('latin-1')} has content", entry=name)
-        entry = Entry(
-            name, kind, _number(mode, "mode", name) & 0o7777, _number(uid, "uid", name), _number(gid, "gid", name),
-            length, _seconds(mtime, name), link, _text(uname), _text(gname),
-        )
-        self._left, self._padding = length, -length % BLOCK
+        if long_link is not None:
+            link = long_link
+        else:
+            link = raw_link.partition(b"\0")[0] if raw_link[0] else b""
+        mode, uid, gid = _three_numbers(numbers)
+        uname, gname = _owner(owner)
+        entry = Entry(name, KINDS[flag], mode, uid, gid, _number12(size, "size"), _time(mtime), link, uname, gname)
         if extended:
             self._extend(entry, extended)
+        if entry.name.endswith(b"/") or slash:
+            _slash(entry, flag, slash)
+        self._left = length = entry.size
+        if length:
+            if entry.kind != FILE:
+                raise Refused("LAY-32", f"an entry of type {flag.decode('latin-1')} has content")
+            self._padding = -length % BLOCK
         if flag == SPARSE:
-            self._old_sparse(entry, header)
+            if extended is not None or magic != GNU_MAGIC:
+                raise Refused("LAY-32", "a sparse file of GNU's old form with a header of another form")
+            self._old_sparse(entry, prefix)
+        elif extended:
+            sparse = {key: value for key, value in extended.items() if key.startswith(GNU_KEYS)}
+            if sparse:
+                self._new_sparse(entry, sparse, extended)
         return entry
 
     # -- what extended headers say --------------------------------------------------------------
 
     def _extend(self, entry: Entry, extended: dict[bytes, bytes]) -> None:
         total = 0
-        sparse = {}
+        xattrs = {}
         for key, value in extended.items():
             if key == b"mtime":
-                entry.mtime = _fraction(value, entry.name)
-            elif key in (b"uid", b"gid"):
-                setattr(entry, key.decode(), _decimal(value, key.decode(), entry.name))
-            elif key in (b"uname", b"gname"):
-                setattr(entry, key.decode(), value)
+                entry.mtime = _fraction(value)
+            elif key == b"path":
+                entry.name = value
+            elif key == b"linkpath":
+                entry.link = value
+            elif key == b"size":
+                length = _decimal(value, "size")
+                if entry.size not in (0, length):
+                    raise Refused("LAY-32", "two different sizes are given")
+                entry.size = length
+            elif key == b"uid":
+                entry.uid = _decimal(value, "uid")
+            elif key == b"gid":
+                entry.gid = _decimal(value, "gid")
+            elif key == b"uname":
+                entry.uname = value
+            elif key == b"gname":
+                entry.gname = value
             elif key.startswith(XATTR):
                 total += len(key) + len(value)
-                entry.xattrs[key[len(XATTR):]] = value
-            elif key.startswith(SPARSE_KEYS):
-                sparse[key[len(SPARSE_KEYS):]] = value
-        if total > self._limits.attributes:
-            raise Refused("LAY-09", f"the extended attributes have {total} bytes", entry=entry.name)
-        if sparse:
-            self._new_sparse(entry, sparse)
+                xattrs[key[len(XATTR):]] = value
+        if xattrs:
+            if total > self._limits.attributes:
+                raise Refused(
+                    "LAY-09", f"the extended attributes have {total} bytes, {self._limits.attributes} are allowed")
+            entry.xattrs = xattrs
 
-    def _new_sparse(self, entry: Entry, sparse: dict[bytes, bytes]) -> None:
-        """PAX forms 0.1 and 1.0."""
-        entry.name = sparse.get(b"name", entry.name)
-        if sparse.get(b"major") == b"1" and sparse.get(b"minor") == b"0":
-            real = _decimal(sparse.get(b"realsize", b""), "size", entry.name)
-            numbers = self._sparse_map(entry)
-        elif b"map" in sparse:
-            real = _decimal(sparse.get(b"size", b""), "size", entry.name)
-            numbers = [_decimal(number, "offset", entry.name) for number in sparse[b"map"].split(b",") if number]
+    def _new_sparse(self, entry: Entry, sparse: dict[bytes, bytes], extended: dict[bytes, bytes]) -> None:
+        """PAX forms 0.1 and 1.0, just as GNU tar writes them: readers differ in what else makes a file sparse."""
+        keys = set(sparse)
+        numbers = None
+        if keys == SPARSE_1_0 and (sparse[b"GNU.sparse.major"], sparse[b"GNU.sparse.minor"]) == (b"1", b"0"):
+            real = _decimal(sparse[b"GNU.sparse.realsize"], "size")
+        elif keys == SPARSE_0_1:
+            real = _decimal(sparse[b"GNU.sparse.size"], "size")
+            numbers = [_decimal(number, "offset") for number in sparse[b"GNU.sparse.map"].split(b",")]
+            if len(numbers) != 2 * _decimal(sparse[b"GNU.sparse.numblocks"], "count"):
+                raise Refused("LAY-31", "a sparse file's map is not as long as it says")
         else:
-            raise Refused("LAY-34", "a sparse file of a form that is not supported", entry=entry.name)
-        self._set_pieces(entry, real, numbers)
+            raise Refused("LAY-34", "a sparse file of a form that is not supported")
+        if b"size" in extended or b"path" in extended or entry.kind != FILE:
+            raise Refused("LAY-32", "a sparse file is given two names or sizes")
+        entry.name = sparse[b"GNU.sparse.name"]
+        _set_pieces(entry, real, self._sparse_map() if numbers is None else numbers, self._left)
 
-    def _sparse_map(self, entry: Entry) -> list[int]:
+    def _sparse_map(self) -> list[int]:
         """Decimal numbers, a line each, in whole blocks before the content."""
-        text = b""
-        while True:
-            text += self._take(BLOCK)
-            self._left -= BLOCK
-            if self._left < 0 or len(text) > self._limits.extended:
-                raise Refused("LAY-31", "a sparse file's map is too long", entry=entry.name)
-            *lines, _ = text.split(b"\n")
-            if lines and len(lines) > 2 * _decimal(lines[0], "count", entry.name):
-                count = 2 * int(lines[0]) + 1
-                return [_decimal(line, "offset", entry.name) for line in lines[1:count]]
-
-    def _old_sparse(self, entry: Entry, header: bytes) -> None:
-        """GNU's own form."""
-        numbers = []
-        block, at, count, more = header, 386, 4, header[482:483]
-        real = _number(header[483:495], "size", entry.name)
-        while True:
-            for position in range(at, at + 24 * count, 24):
-                if block[position:position + 24].strip(b"\0"):
-                    numbers.append(_number(block[position:position + 12], "offset", entry.name))
-                    numbers.append(_number(block[position + 12:position + 24], "length", entry.name))
-            if not more.strip(b"\0"):
-                break
+        blocks: list[bytes] = []
+        lines = wanted = 0
+        while lines <= wanted:
             block = self._take(BLOCK)
-            if len(block) < BLOCK or len(numbers) * 12 > self._limits.extended:
-                raise Refused("LAY-31", "a sparse file's map is too long", entry=entry.name)
-            at, count, more = 0, 21, block[504:505]
-        self._set_pieces(entry, real, numbers)
+            self._left -= BLOCK
+            if len(block) < BLOCK:
+                raise Refused("LAY-30", TRUNCATED)
+            if self._left < 0 or len(blocks) * BLOCK > self._limits.extended:
+                raise Refused("LAY-31", "a sparse file's map is too long")
+            blocks.append(block)
+            lines += block.count(b"\n")
+            if not wanted and lines:
+                wanted = 2 * _decimal(b"".join(blocks).partition(b"\n")[0], "count")
+        return [_decimal(line, "offset") for line in b"".join(blocks).split(b"\n")[1:wanted + 1]]
 
-    def _set_pieces(self, entry: Entry, real: int, numbers: list[int]) -> None:
-        pieces = list(zip(numbers[::2], numbers[1::2]))
-        end = held = 0
-        for offset, length in pieces:
-            if offset < end or offset + length > real:
-                raise Refused("LAY-31", "a sparse file's map is wrong", entry=entry.name)
-            end = offset + length
-            held += length
-        if len(numbers) % 2 or held != self._left or entry.kind != FILE:
-            raise Refused("LAY-31", "a sparse file's map does not fit its content", entry=entry.name)
-        entry.size = real
-        entry.pieces = [piece for piece in pieces if piece[1]]
+    def _old_sparse(self, entry: Entry, prefix: bytes) -> None:
+        """GNU's own form: pairs in the header, where other forms have the prefix, and in blocks behind it."""
+        numbers: list[int] = []
+        block, count, more = prefix[41:137], 4, prefix[137]
+        real = _number12(prefix[138:150], "size")
+        while True:
+            found = _pairs(block[:24 * count])
+            numbers += found
+            if not more:
+                break
+            # GNU tar looks at no further block behind an incomplete one, Go does.
+            if len(found) < 2 * count or len(numbers) * 12 > self._limits.extended:
+                raise Refused("LAY-31", "a sparse file's map is too long")
+            block = self._take(BLOCK)
+            if len(block) < BLOCK:
+                raise Refused("LAY-30", TRUNCATED)
+            count, more = 21, block[504]
+        _set_pieces(entry, real, numbers, self._left)
 
 
-# -- fields -------------------------------------------------------------------------------------
-
-def _check_sum(header: bytes) -> None:
-    field = header[148:156]
-    found = sum(header) - sum(field) + 256
-    if found != _number(field, "checksum"):
-        raise Refused("LAY-30", "a header's checksum is wrong", entry=_text(header[:100]))
-
+# -- names --------------------------------------------------------------------------------------
 
 def _text(field: bytes) -> bytes:
     return field.partition(b"\0")[0]
 
 
+def _joined(prefix: bytes, trailer: bytes, name: bytes) -> bytes:
+    """A name of which POSIX or star keeps the front elsewhere."""
+    if trailer.endswith(STAR_TRAILER):
+        if prefix[130]:
+            raise Refused("LAY-32", "a header in the form of star whose prefix does not end")
+        for field in (prefix[131:143], prefix[143:155]):
+            _time(field)
+    front = _text(prefix)
+    return front + b"/" + name if front else name
+
+
+def _check_old(magic: bytes, prefix: bytes, flag: bytes) -> None:
+    """A header of GNU or V7, which has no prefix; Python's tarfile reads one there all the same."""
+    if magic.startswith(b"ustar") and magic != GNU_MAGIC:
+        raise Refused("LAY-30", "a header of unknown form")
+    if (prefix[:41] if flag == SPARSE else prefix).strip(b"\0"):
+        raise Refused("LAY-32", "a header of the old form has fields that readers take for a part of the name")
+
+
+def _slash(entry: Entry, flag: bytes, slash: bool) -> None:
+    """A slash at the end; `slash`: of the header's own name. An old archive means a directory by it."""
+    if flag == OLD_FILE:
+        if entry.name.endswith(b"/") is not slash:
+            raise Refused("LAY-32", "only one of an entry's names ends in a slash")
+        entry.kind = DIRECTORY
+    elif entry.kind == FILE and entry.name.endswith(b"/"):  # a directory for GNU tar, a file for others
+        raise Refused("LAY-40", "a name that ends in a slash and is no directory")
+
+
 def _terminated(content: bytes) -> bytes:
-    """Of a long name: one NUL ends it."""
+    """A long name: a NUL ends it."""
     name, _, rest = content.partition(b"\0")
-    if rest.strip(b"\0"):
-        raise Refused("LAY-33", "a long name holds NUL", entry=name)
+    if rest.strip(b"\0") or not name:
+        raise Refused("LAY-33", "a long name that is empty or holds NUL", entry=name)
     return name
 
 
-def _number(field: bytes, what: str, entry: bytes | None = None) -> int:
-    """Octal, or base 256 with the first bit set; never negative."""
-    text = field.strip(b" \0")
-    if not text.strip(b"01234567"):
-        return int(text or b"0", 8)
-    if field[0] & 0xc0 == 0x80:
-        value = int.from_bytes(bytes((field[0] & 0x3f, *field[1:])), "big")
+# -- numbers ------------------------------------------------------------------------------------
+
+@lru_cache(maxsize=4096)
+def _expected(check: bytes) -> int:
+    """Sum of the bytes of a header that is right, by its checksum, which counts as blanks."""
+    found = _OCTAL.fullmatch(check)
+    return int(found[1], 8) + sum(check) - 8 * 0x20 if found and found[1] else -1
+
+
+@lru_cache(maxsize=1024)
+def _three_numbers(fields: bytes) -> tuple[int, int, int]:
+    """Permission bits, user and group."""
+    return _number(fields[:8], "mode") & 0o7777, _number(fields[8:16], "uid"), _number(fields[16:], "gid")
+
+
+@lru_cache(maxsize=1024)
+def _owner(fields: bytes) -> tuple[bytes, bytes]:
+    """Names of user and group. The device's numbers behind them are not used; some readers want them to be right."""
+    _number(fields[64:72], "number of the device")
+    _number(fields[72:], "number of the device")
+    return _text(fields[:32]), _text(fields[32:64])
+
+
+def _number12(field: bytes, what: str) -> int:
+    """The same as `_number`, quick for what nearly every header has: eleven digits and a NUL or blank."""
+    if field[:11].isdigit() and field[11] in b"\0 ":
+        try:
+            return int(field[:11], 8)
+        except ValueError:
+            pass
+    return _number(field, what)
+
+
+def _number(field: bytes, what: str) -> int:
+    """Octal, or base 256 behind a byte that says so; never negative. What stands behind a NUL is for each reader
+    something else, and so are nothing but blanks."""
+    found = _OCTAL.fullmatch(field)
+    if found and (found[1] or b"\0" in field):
+        return int(found[1] or b"0", 8)
+    if field[0] == 0x80:
+        value = int.from_bytes(field[1:], "big")
         if value <= LARGEST:
             return value
-    raise Refused("LAY-31", f"the {what} is no number", entry=entry)
+    raise Refused("LAY-31", f"the {what} is no number")
 
 
-def _seconds(field: bytes, entry: bytes) -> int:
-    """A time of a header, in nanoseconds; before 1970 it is 1970 (LAY-74)."""
-    if field[0] == 0xff or field.lstrip().startswith(b"-"):
-        return -1
-    return _number(field, "time", entry) * 10**9
+def _time(field: bytes) -> int:
+    """A time of a header, in nanoseconds; -1 before 1970 (LAY-74)."""
+    return -1 if field[0] == 0xff else _number12(field, "time") * 10**9
 
 
-def _decimal(text: bytes, what: str, entry: bytes) -> int:
+def _decimal(text: bytes, what: str) -> int:
     if not text.isdigit() or len(text) > 19 or int(text) > LARGEST:
-        raise Refused("LAY-31", f"the {what} is no number", entry=entry)
+        raise Refused("LAY-31", f"the {what} is no number")
     return int(text)
 
 
-def _fraction(text: bytes, entry: bytes) -> int:
-    """Seconds with a fraction, in nanoseconds."""
+def _fraction(text: bytes) -> int:
+    """Seconds with a fraction, in nanoseconds; -1 before 1970."""
     negative = text.startswith(b"-")
     whole, _, part = text[negative:].partition(b".")
     if not whole.isdigit() or (part and not part.isdigit()) or len(text) > 64:
-        raise Refused("LAY-31", "the time is no number", entry=entry)
+        raise Refused("LAY-31", "the time is no number")
     return -1 if negative else int(whole) * 10**9 + int(part[:9].ljust(9, b"0"))
 
 
+# -- records and sparse files ---------------------------------------------------------------------
+
 def _records(content: bytes) -> dict[bytes, bytes]:
-    """`length key=value\\n`, again and again."""
+    """`length key=value\n`, again and again."""
     found: dict[bytes, bytes] = {}
-    at = 0
-    while at < len(content):
-        digits, space, _ = content[at:at + 20].partition(b" ")
-        if not space or not digits.isdigit() or digits.startswith(b"0"):
+    at, end = 0, len(content)
+    while at < end:
+        space = content.find(b" ", at, at + 20)
+        digits = content[at:space]
+        if space < 0 or not digits.isdigit() or digits.startswith(b"0"):
             raise Refused("LAY-33", "an extended header is malformed")
-        end = at + int(digits)
-        record = content[at + len(digits) + 1:end]
-        key, equals, value = record.partition(b"=")
-        if end > len(content) or not record.endswith(b"\n") or not equals or not key:
+        after = at + int(digits)
+        equals = content.find(b"=", space, after)
+        if after > end or equals <= space + 1 or content[after - 1] != 0x0a:
             raise Refused("LAY-33", "an extended header is malformed")
-        value = value[:-1]
+        key, value = content[space + 1:equals], content[equals + 1:after - 1]
         if b"\0" in key or (b"\0" in value and not key.startswith((XATTR, OTHER_XATTR))):
             raise Refused("LAY-33", "an extended header holds NUL")
-        if not value and key in (b"path", b"linkpath", b"size"):
-            raise Refused("LAY-32", f"an extended header has an empty {key.decode()}")
+        if key in found or key in KNOWN:
+            _check_record(key, value, found)
         found[key] = value
-        at = end
+        at = after
     return found
+
+
+def _check_record(key: bytes, value: bytes, found: dict[bytes, bytes]) -> None:
+    """Readers differ in whether nothing means the header's value, and which of two counts."""
+    if key in KNOWN and not value:
+        raise Refused("LAY-32", f"an extended header has an empty {key.decode()}")
+    if key in found and key.startswith((*KNOWN, XATTR)):
+        raise Refused("LAY-32", f"an extended header has {key.decode('latin-1')} twice")
 
 
 def _harmless(found: dict[bytes, bytes]) -> None:
     """Readers differ in whether they apply global headers."""
     for key in found:
-        if key in KNOWN or key.startswith((SPARSE_KEYS, XATTR)):
+        if key in KNOWN or key.startswith((GNU_KEYS, XATTR)):
             raise Refused("LAY-33", f"a global header sets the {key.decode('latin-1')} of entries")
+
+
+def _pairs(block: bytes) -> list[int]:
+    """Offsets and lengths of an old sparse file; the first empty one ends them."""
+    numbers: list[int] = []
+    for position in range(0, len(block), 24):
+        if not block[position] and not block[position + 12]:
+            if block[position:].strip(b"\0"):
+                raise Refused("LAY-31", "a sparse file's map has a gap")
+            break
+        numbers.append(_number12(block[position:position + 12], "offset"))
+        numbers.append(_number12(block[position + 12:position + 24], "length"))
+    return numbers
+
+
+def _set_pieces(entry: Entry, real: int, numbers: list[int], held: int) -> None:
+    """Of a sparse file with `real` bytes, of which the archive holds so many."""
+    pieces = list(zip(numbers[::2], numbers[1::2]))
+    end = 0
+    for offset, length in pieces:
+        if offset < end or offset + length > real:
+            raise Refused("LAY-31", "a sparse file's map is wrong")
+        end = offset + length
+        held -= length
+    if held:
+        raise Refused("LAY-31", "a sparse file's map does not fit its content")
+    entry.size = real
+    entry.pieces = [piece for piece in pieces if piece[1]]
+
+
+# -- content --------------------------------------------------------------------------------------
+
+def _not_zero(buffer: bytes, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Runs of what is not zeros, a hole's size at a time."""
+    begin = start
+    for at in range(start, stop, HOLE):
+        size = min(HOLE, stop - at)
+        if not buffer[at] and buffer.startswith(ZEROS if size == HOLE else ZEROS[:size], at):
+            if begin < at:
+                yield begin, at
+            begin = at + size
+    if begin < stop:
+        yield begin, stop
+
+
+def _write(file: int, data: memoryview, offset: int) -> None:
+    while data:
+        done = os.pwrite(file, data, offset)
+        data = data[done:]
+        offset += done
