@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 
 class Bytes:
@@ -39,3 +40,9 @@ class Again:
             self._kept = piece
         piece, self._kept = self._kept[:size], self._kept[size:]
         return piece
+
+
+def peak_memory() -> int:
+    """Bytes that this process had resident at most since its exec. (getrusage counts what it was before, too.)"""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
