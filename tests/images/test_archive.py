@@ -107,6 +107,16 @@ def test_a_blob_may_be_a_hard_link_to_an_earlier_one(place: Path) -> None:
     assert read(f"oci-archive:{place}:t")[1] == [BASE.blob, TOP.blob]
 
 
+@pytest.mark.requirement("LAY-34")
+def test_sparse_members_are_passed_over_whole(place: Path) -> None:
+    """Their size says what they become, not what the archive holds of them."""
+    sparse = file("GNUSparseFile.1/image", "x" * 600, records={
+        "GNU.sparse.map": "0,600", "GNU.sparse.name": "image", "GNU.sparse.numblocks": "1",
+        "GNU.sparse.size": str(1 << 40)})
+    place.write_bytes(tar([sparse, *members_of(shelf())]))
+    assert read(f"oci-archive:{place}:t")[1] == [BASE.blob, TOP.blob]
+
+
 BLOB = f"blobs/{digest(BASE.blob).replace(':', '/')}"
 
 
@@ -177,7 +187,7 @@ def test_what_is_no_archive_is_said_without_waiting(tmp_path: Path, scheme: str)
     with pytest.raises(DunnageError, match="ENOENT, it does not exist"):
         read(f"{scheme}:{tmp_path}/missing:t")
     (tmp_path / "text").write_bytes(b"text" * 1000)
-    with refused("LAY-31", "it is no tar archive"):
+    with refused("LAY-30", "it is no tar archive"):
         read(f"{scheme}:{tmp_path}/text")
     (tmp_path / "empty").write_bytes(b"")
     with refused("LAY-24", "is not there"):

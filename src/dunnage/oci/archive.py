@@ -310,8 +310,9 @@ def _entries(file: Positioned, limits: Limits) -> Iterator[tuple[tar.Entry, int]
     at = 0
     while True:
         blocks = _Blocks(file, at)
+        reader = tar.Reader(blocks, limits)
         try:
-            entry = next(tar.Reader(blocks, limits), None)
+            entry = next(reader, None)
         except Refused as refused:
             if at == 0:  # text, a disk image, ...
                 raise Refused(refused.rule, f"it is no tar archive: {refused.reason}") from None
@@ -319,8 +320,8 @@ def _entries(file: Positioned, limits: Limits) -> Iterator[tuple[tar.Entry, int]
         if entry is None:
             return
         yield entry, blocks.at
-        at = blocks.at + entry.size + -entry.size % tar.BLOCK
-        if entry.size and not file.read_at(at - 1, 1):
+        at = blocks.at + reader.ahead
+        if reader.ahead and not file.read_at(at - 1, 1):
             raise Refused("LAY-30", "the archive is truncated", entry=entry.name)
 
 

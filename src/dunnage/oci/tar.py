@@ -169,6 +169,11 @@ class Reader:
 
     # -- entries --------------------------------------------------------------------------------
 
+    @property
+    def ahead(self) -> int:
+        """Bytes of the stream until the next header: what was not taken of the content, and what fills its block."""
+        return self._left + self._padding
+
     def __iter__(self) -> Reader:
         return self
 
