@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Optional
 from zlib import adler32
 
@@ -32,7 +31,6 @@ ZERO = bytes(BLOCK)
 HOLE = 64 << 10  # so many zeros at once are not written
 ZEROS = bytes(HOLE)
 LARGEST = 2**63 - 1
-NONE: Mapping[bytes, bytes] = MappingProxyType({})
 TRUNCATED = "the archive is truncated"
 
 # Records in front of an entry, and what they are called in messages.
@@ -71,7 +69,7 @@ class Entry:
         self.link = link
         self.uname = uname
         self.gname = gname
-        self.xattrs = NONE
+        self.xattrs: dict[bytes, bytes] = {}
         self.pieces: Optional[list[tuple[int, int]]] = None
 
 
