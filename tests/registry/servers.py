@@ -418,8 +418,8 @@ class Server:
 
 def _request(stream: Any) -> Optional[Request]:
     line = stream.readline(65537).decode("latin-1").split()
-    if len(line) != 3:
-        return None
+    if len(line) != 3 or not line[2].startswith("HTTP/1."):
+        return None  # TLS, for one
     headers = {}
     while True:
         text = stream.readline(65537).decode("latin-1").rstrip("\r\n")
@@ -577,7 +577,8 @@ class TokenServer(Server):
     """Gives tokens to USER with PASSWORD, and to everybody when `anonymous`.
 
     signed_by   its tokens are what docker-registry verifies; else they are just words
-    valid       tokens that it gave
+    given       tokens, in their order
+    valid       those of them that registries take
     """
 
     def __init__(
@@ -590,6 +591,7 @@ class TokenServer(Server):
         self._signed_by = signed_by
         self.anonymous = anonymous
         self.seconds = seconds
+        self.given: list[str] = []
         self.valid: set[str] = set()
         self.reply: Optional[Answer] = None
 
@@ -609,6 +611,7 @@ class TokenServer(Server):
 
     def token(self, scope: str = "") -> str:
         token = self._signed(scope) if self._signed_by else secrets.token_hex(16)
+        self.given.append(token)
         self.valid.add(token)
         return token
 

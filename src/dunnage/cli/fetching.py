@@ -5,8 +5,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import dunnage
 from dunnage import libraries
+from dunnage.build.access import access
 from dunnage.cli.progress import Display
+from dunnage.host import site
 from dunnage.oci.forms import open_source
 from dunnage.oci.image import Image, resolve, wanted_platform
 from dunnage.oci.limits import Limits
@@ -15,6 +18,7 @@ from dunnage.oci.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dunnage.cli.call import Call
     from dunnage.plan.options import Options
 
 # What stands before the colon of a reference; everything else is a path.
@@ -27,13 +31,18 @@ def is_reference(text: bytes) -> bool:
 
 
 @contextmanager
-def fetched(text: bytes, verb: str, options: Options, display: Display) -> Iterator[tuple[Source, Image]]:
+def fetched(
+    call: Call, text: bytes, verb: str, options: Options, display: Display,
+) -> Iterator[tuple[Source, Image]]:
     """The source, open, and the image. Whatever is refused inside tells verb and reference."""
     libraries.enable()
     limits = Limits()
     reference = os.fsdecode(text)
+    policy = site.read(options.config, os.fsencode(dunnage.__path__[0]))
+    for warning in policy.warnings:
+        display.warning(warning)
     try:
-        source = open_source(reference, limits)
+        source = open_source(reference, limits, access(reference, policy, options, call.environment, display))
         try:
             arch = os.fsdecode(options.arch + (b"/" + options.arch_variant if options.arch_variant else b""))
             image = resolve(source, wanted_platform(arch), limits, given=bool(arch))

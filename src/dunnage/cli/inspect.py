@@ -33,7 +33,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         raise usage("--oci-config is an answer of its own", "leave the other options of inspect out")
     if not options.all and not wanted:
         wanted = {attributes.LABELS}
-    with reader(words[0], options, voice) as found:
+    with reader(call, words[0], options, voice) as found:
         if options.oci_config:
             content = found.read(CONFIGURATION)
             if content is None:
@@ -54,10 +54,10 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
 
 
 @contextmanager
-def reader(image: bytes, options: Options, voice: Voice) -> Iterator[Reader]:
+def reader(call: Call, image: bytes, options: Options, voice: Voice) -> Iterator[Reader]:
     """Whatever form the image has; of a reference nothing but its documents is fetched."""
     if is_reference(image):
-        with fetched(image, "inspect", options, Display(voice, "", "none")) as (_, described):
+        with fetched(call, image, "inspect", options, Display(voice, "", "none")) as (_, described):
             if described.config is None:
                 raise DunnageError(f"inspect '{escape(image)}'", "it is a SIF file, which has to be fetched for that",
                                    "`pull` it, and inspect the file", kind=IMAGE)

@@ -48,6 +48,12 @@ KEYS: dict[bytes, tuple[str, tuple[str, ...]]] = {
     b"limits without cgroup": ("limits_without_cgroup", ("fail", "warn")),
     b"check profile": ("check_profile", TEXT),
     b"vo repositories": ("vo_repositories", LIST),
+    b"default registry": ("default_registry", TEXT),
+    b"registry mirror": ("registry_mirror", LIST),
+    b"insecure registry": ("insecure_registry", LIST),
+    b"registry ca file": ("registry_ca_file", TEXT),
+    b"registry time limit": ("registry_time_limit", NUMBER),
+    b"foreign layer host": ("foreign_layer_host", LIST),
 }
 
 # Known and without effect here: about setuid, image files, networks of root (CNF-04, CNF-19..26).
@@ -69,6 +75,8 @@ class SitePolicy:
     sessiondir_max_size   MiB; ours is 1024 where no file says otherwise (CLI-83)
     enable_overlay        ``yes``, ``no``, ``driver`` or ``try``; ``no`` means binds only (R8)
     limits_without_cgroup ``fail`` or ``warn``
+    registry_mirror       ``REGISTRY MIRROR`` of each
+    registry_time_limit   seconds for one image
     files                 what was read
     warnings, notes       for the default level and for --verbose
     origins               attribute -> ``FILE:LINE`` of what a file set; see `origin`
@@ -95,6 +103,12 @@ class SitePolicy:
         self.limits_without_cgroup = "fail"
         self.check_profile = "wlcg"
         self.vo_repositories: list[bytes] = []
+        self.default_registry = "docker.io"
+        self.registry_mirror: list[bytes] = []
+        self.insecure_registry: list[bytes] = []
+        self.registry_ca_file = ""
+        self.registry_time_limit = 7200
+        self.foreign_layer_host: list[bytes] = []
         self.files: list[bytes] = []
         self.warnings: list[str] = []
         self.notes: list[str] = []

@@ -33,6 +33,7 @@ LAYERS = (
 )
 ATTESTATION = "vnd.docker.reference.type"  # annotation of entries in an index that are no images
 LARGEST = 2**63 - 1
+URLS = 16  # of one descriptor that are kept
 
 _STRING = re.compile(rb'"[^"]*"?')
 _BRACKETS = bytes.maketrans(b"[{]}", b"(())")
@@ -41,13 +42,17 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[{]}")
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What a document says of a blob; nothing of it is believed before it was compared."""
+    """What a document says of a blob; nothing of it is believed before it was compared.
+
+    urls   where else it may be; nobody asks there unless the site says so (LAY-93)
+    """
 
     media_type: str
     digest: Digest
     size: int
     platform: Platform | None = None
     annotations: dict[str, str] = field(default_factory=dict)
+    urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,7 @@ def descriptor(found: object) -> Descriptor:
         platform = Platform(*(_string(where.get(name, ""), name) for name in ("os", "architecture", "variant")))
     return Descriptor(
         _string(found.get("mediaType"), "mediaType"), parse_digest(found.get("digest")), size, platform,
-        _strings(found.get("annotations")),
+        _strings(found.get("annotations")), _urls(found.get("urls")),
     )
 
 
@@ -259,6 +264,10 @@ def _string(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise Refused("LAY-16", f"`{name}` is {shown(value)} instead of text")
     return value
+
+
+def _urls(value: object) -> tuple[str, ...]:
+    return tuple(text for text in value[:URLS] if isinstance(text, str)) if isinstance(value, list) else ()
 
 
 def _strings(value: object) -> dict[str, str]:

@@ -4,27 +4,33 @@ from __future__ import annotations
 import os
 
 from dunnage.errors import IMAGE, DunnageError
+from dunnage.oci import reference
 from dunnage.oci.archive import DockerArchive, Members, open_file
 from dunnage.oci.layout import Directory, Layout
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused, escape
+from dunnage.oci.registries import Registries
+from dunnage.oci.registry import Access, RegistrySource
 from dunnage.oci.source import Source
 
 LOCAL = ("oci", "oci-archive", "docker-archive")
 
 
-def open_source(text: str, limits: Limits) -> Source:
+def open_source(text: str, limits: Limits, access: Access | None = None) -> Source:
     """The place that a reference names, open; `close` it. Refused or DunnageError if it cannot be opened.
 
         oci:DIRECTORY[:TAG|@DIGEST]
         oci-archive:FILE[:TAG|@DIGEST]
         docker-archive:FILE[:NAME[:TAG]]
+        docker://[REGISTRY/]NAME[:TAG][@DIGEST], oras://...: reached by `access`
     """
+    if reference.is_remote(text):
+        return RegistrySource(reference.parse(text, access.registries if access else Registries()), access or Access())
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in LOCAL:
         raise DunnageError(
             f"open the image '{escape(os.fsencode(text))}'", "it is of no known form",
-            f"known are {', '.join(f'{each}:' for each in LOCAL)}", kind=IMAGE,
+            f"known are {', '.join(f'{each}:' for each in (*reference.SCHEMES, *LOCAL))}", kind=IMAGE,
         )
     path, wanted = split(rest)
     try:
