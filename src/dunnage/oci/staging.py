@@ -243,18 +243,18 @@ def _claimed(directory: int) -> tuple[int, Record | None]:
     try:
         lock = os.open(OWNER, NEW_FILE | os.O_NONBLOCK, 0o600, dir_fd=directory)
     except PermissionError:
-        _allow(directory, OWNER, 0o600)
+        allow(directory, OWNER, 0o600)
         lock = os.open(OWNER, NEW_FILE | os.O_NONBLOCK, 0o600, dir_fd=directory)
     record = _read(lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        living = record is not None and record.host != _host() and _young(lock)
+        living = record is not None and record.host != host() and _young(lock)
     except BlockingIOError:
         living = True
     except OSError as error:
         if error.errno not in UNLOCKABLE:
             raise
-        living = _alive(record) if record is not None and record.boot == _boot() else _young(lock)
+        living = _alive(record) if record is not None and record.boot == boot() else _young(lock)
     if living:
         os.close(lock)
         return -1, record
@@ -290,7 +290,7 @@ def _made(parent: int, result: bytes, goal: str) -> tuple[bytes, int, int]:
             directory = _directory(parent, name)
         except (FileExistsError, FileNotFoundError):  # taken; or taken for a leftover already
             continue
-        record = Record(os.getpid(), _start(os.getpid()), _namespace(), _boot(), _host(), time.time(),
+        record = Record(os.getpid(), _start(os.getpid()), _namespace(), boot(), host(), time.time(),
                         os.fsdecode(result), goal)
         lock = -1
         try:
@@ -337,14 +337,14 @@ def _opened(parent: int, name: bytes) -> int:
     try:
         file = os.open(name, PLACE, dir_fd=parent)
     except PermissionError:
-        _allow(parent, name, 0o700)
+        allow(parent, name, 0o700)
         file = os.open(name, PLACE, dir_fd=parent)
     if stat.S_IMODE(os.fstat(file).st_mode) != 0o700:
         os.fchmod(file, 0o700)
     return file
 
 
-def _allow(parent: int, name: bytes, mode: int) -> None:
+def allow(parent: int, name: bytes, mode: int) -> None:
     """To ourselves, what the umask did not."""
     held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
@@ -452,7 +452,7 @@ def _start(pid: int) -> int:
         return 0
 
 
-def _boot() -> str:
+def boot() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -467,7 +467,7 @@ def _namespace() -> str:
         return ""
 
 
-def _host() -> str:
+def host() -> str:
     return os.uname().nodename
 
 
