@@ -301,6 +301,7 @@ VERBS: dict[bytes, tuple[str, int, int | None]] = {
     b"freeze": ("dunnage.cli.freeze", 0, None),
     b"explain": ("dunnage.cli.explain", 1, None),
     b"check": ("dunnage.cli.check", 0, 0),
+    b"pull": ("dunnage.cli.pull", 1, 2),
     b"inspect": ("dunnage.cli.inspect", 1, 1),
     b"help": ("dunnage.cli.help", 0, 1),
     b"version": ("dunnage.cli.version", 0, 0),
@@ -309,7 +310,7 @@ NATIVE = (b"payload", b"freeze", b"explain", b"check")  # only under the name du
 
 # Known names whose work this version does not do (FLG-50..52).
 LATER = (
-    b"test", b"pull", b"build", b"instance", b"cache", b"registry", b"sif", b"overlay", b"run-help",
+    b"test", b"build", b"instance", b"cache", b"registry", b"sif", b"overlay", b"run-help",
     b"config", b"remote", b"push", b"key", b"sign", b"verify", b"capability", b"checkpoint", b"oci", b"plugin",
     b"delete", b"search", b"keyserver",
 )

@@ -41,6 +41,12 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "find out whether this machine can run containers, and if not, why and how to fix it",
         "Changes nothing and needs no privilege. Exit status 1 if something must be fixed.",
     ),
+    b"pull": (
+        "[options] [DEST] REFERENCE",
+        "fetch an image into a file or a directory",
+        "DEST is NAME_TAG.sif without a name of its own. It appears whole or not at all, after all that was fetched "
+        "has been compared with its digests; what exists is replaced only with --force.",
+    ),
     b"inspect": (
         "[options] IMAGE",
         "show what an image says of itself",

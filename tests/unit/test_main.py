@@ -105,10 +105,10 @@ def test_a_bare_command_shows_the_overview(capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_a_verb_of_a_later_version(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(call("pull docker://x", "apptainer")) == 255
+    assert run(call("overlay create x", "apptainer")) == 255
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.startswith(f"FATAL:   pull is not supported by Dunnage {__version__} yet; ")
+    assert err.startswith(f"FATAL:   overlay is not supported by Dunnage {__version__} yet; ")
 
 
 def test_a_mistake_of_ours_is_one_line_too(capfd: pytest.CaptureFixture[str]) -> None:

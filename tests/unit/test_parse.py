@@ -191,7 +191,7 @@ def test_an_unsupported_boolean_may_be_switched_off() -> None:
 
 
 @requirement("CLI-01", "FLG-50", "FLG-51", "FLG-52")
-@pytest.mark.parametrize("verb", ["pull", "instance", "key", "test"])
+@pytest.mark.parametrize("verb", ["instance", "overlay", "key", "test"])
 def test_verbs_of_later_versions_are_known(verb: str) -> None:
     error = refusal(f"{verb} --some x", "singularity")
     assert (error.code, error.sentence[:len(verb) + 17]) == (FAILED, f"{verb} is not supported")

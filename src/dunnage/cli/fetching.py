@@ -18,6 +18,7 @@ from dunnage.oci.source import Source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dunnage.build.convert import Wishes
     from dunnage.cli.call import Call
     from dunnage.plan.options import Options
 
@@ -46,10 +47,18 @@ def fetched(
         try:
             arch = os.fsdecode(options.arch + (b"/" + options.arch_variant if options.arch_variant else b""))
             image = resolve(source, wanted_platform(arch), limits, given=bool(arch))
-            for warning in image.warnings:
-                display.warning(warning)
             yield source, image
         finally:
             source.close()
     except Refused as refused:
         raise refused.where(verb=verb, reference=reference) from None
+
+
+def wishes(call: Call, options: Options, display: Display) -> Wishes:
+    """How options want a result to be made."""
+    from dunnage.build.convert import Wishes
+
+    return Wishes(
+        display, options.force, options.special, options.tmpdir or call.environment.get(b"TMPDIR", b""),
+        options.mksquashfs_args.split(), os.fsdecode(call.environment.get(b"PATH", b"")),
+    )

@@ -61,6 +61,8 @@ def reader(call: Call, image: bytes, options: Options, voice: Voice) -> Iterator
             if described.config is None:
                 raise DunnageError(f"inspect '{escape(image)}'", "it is a SIF file, which has to be fetched for that",
                                    "`pull` it, and inspect the file", kind=IMAGE)
+            for warning in described.warnings:
+                voice.warning(warning)
             yield Configuration(described.config, described.config_data, voice.warning)
         return
     from dunnage.host import facts

@@ -15,7 +15,8 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dunnage.errors import DunnageError
@@ -58,6 +59,7 @@ class Display:
         if form == "auto":
             form = "bar" if voice.terminal and voice.level >= NORMAL else "lines"
         self.form = form
+        self.status = 0  # exit code
         self.voice = JsonVoice(voice.name, voice.level, voice.terminal) if form == "json" else voice
         self.started = clock()
         self._clock = clock
@@ -130,6 +132,8 @@ class Display:
         if isinstance(self.voice, JsonVoice):
             seconds = round(self._clock() - self.started, 3)
             self.voice.event("end", result=escape(result), digest=digest or None, seconds=seconds)
+        else:
+            self.voice.info(f"made {escape(result)}" + (f" of {digest}" if digest else ""))
 
     def clear(self) -> None:
         """Leave the line to others."""
@@ -168,6 +172,21 @@ class Display:
         text = ", ".join(part for part in parts if part)
         bar = f"[{'=' * full}{' ' * (BAR - full)}] "
         return (bar + text if len(bar + text) <= width else text)[:width]
+
+
+@contextmanager
+def telling(display: Display) -> Iterator[None]:
+    """What fails inside is said here where that is an event; else it goes on to whoever says it on one line."""
+    try:
+        yield
+    except DunnageError as error:
+        display.clear()
+        if not isinstance(display.voice, JsonVoice):
+            raise
+        display.status = display.voice.fatal(error)
+    except BaseException:
+        display.clear()
+        raise
 
 
 def _write(text: str) -> None:

@@ -1,0 +1,180 @@
+"""One image becomes another: from a reference, a directory or an image file into any form (CLI-117, CLI-118).
+
+The result grows in a staging directory beside its place and appears by one rename. A tree that is only needed on the
+way grows there too, or in the directory for temporary files.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from dunnage.build import output, pack
+from dunnage.build.target import DOCKER_ARCHIVE, OCI, OCI_ARCHIVE, SANDBOX, SIF, SQUASHFS, Target
+from dunnage.build.unpack import unpack
+from dunnage.errors import DunnageError
+from dunnage.image import sif
+from dunnage.messages import errno_name, escape
+from dunnage.oci import document
+from dunnage.oci.document import Config
+from dunnage.oci.image import Image, host_platform
+from dunnage.oci.limits import Limits
+from dunnage.oci.progress import Progress
+from dunnage.oci.refusal import Refused
+from dunnage.oci.source import Source, Verified
+from dunnage.oci.staging import Staging, beside
+
+PIECE = 1 << 20
+TAR_FORMS = (OCI, OCI_ARCHIVE, DOCKER_ARCHIVE)
+
+
+class Teller(Progress, Protocol):
+    """Who is told what happens."""
+
+    def warning(self, text: str) -> None: ...
+
+
+@dataclass
+class Wishes:
+    """How to do it.
+
+    force    replace what exists
+    special  what becomes of FIFOs and devices
+    scratch  directory for trees that are packed afterwards, or empty: beside the result
+    packing  further arguments of mksquashfs
+    path     where programs are looked for besides the usual places
+    """
+
+    teller: Teller
+    force: bool = False
+    special: str = "skip"
+    scratch: bytes = b""
+    packing: list[bytes] = field(default_factory=list)
+    path: str = ""
+    limits: Limits = field(default_factory=Limits)
+
+
+def from_reference(source: Source, image: Image, target: Target, wishes: Wishes) -> None:
+    """An image of layers, or one that is a SIF file in a registry."""
+    with _staged(target, wishes) as stage:
+        if image.config is None:
+            _fetched(source, image, stage, wishes)
+            if target.form != SIF:
+                raise NotImplementedError
+            return
+        bare = target.form in TAR_FORMS
+        with contextlib.ExitStack() as stack:
+            root = stage.tree() if target.form == SANDBOX else stack.enter_context(_scratch(stage, wishes))
+            _, warnings = unpack(image, source, root, wishes.limits, special=wishes.special, progress=wishes.teller,
+                                 bare=bare)
+            for warning in warnings:
+                wishes.teller.warning(warning)
+            if target.form != SANDBOX:
+                _packed(root, stage, target, wishes, image.config, image.config_data)
+
+
+@contextlib.contextmanager
+def _staged(target: Target, wishes: Wishes) -> Iterator[Staging]:
+    """Beside the target, published when all went well."""
+    target.refuse_existing(wishes.force)
+    with beside(target.path, f"{target.form} {escape(target.path)}") as stage:
+        yield stage
+        try:
+            stage.publish(replace=wishes.force)
+        except FileExistsError:
+            raise DunnageError(f"write '{escape(target.path)}'", "EEXIST, somebody made it meanwhile",
+                               "give --force to replace it") from None
+
+
+@contextlib.contextmanager
+def _scratch(stage: Staging, wishes: Wishes) -> Iterator[int]:
+    """An empty directory for a tree, open; it is gone afterwards."""
+    if not wishes.scratch:
+        os.mkdir(b"tree", 0o700, dir_fd=stage.directory)
+        root = os.open(b"tree", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=stage.directory)
+        try:
+            yield root
+        finally:
+            os.close(root)
+        return
+    try:
+        place = os.open(wishes.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DunnageError(f"use the temporary directory '{escape(wishes.scratch)}'", errno_name(error.errno or 0),
+                           "correct --tmpdir or TMPDIR") from None
+    try:
+        with Staging(place, b"tree", "tree that is packed afterwards") as apart:
+            yield apart.tree()
+    finally:
+        os.close(place)
+
+
+def _fetched(source: Source, image: Image, stage: Staging, wishes: Wishes) -> None:
+    """A SIF file in a registry becomes the staged file: verified while it is written, then looked at."""
+    layers = image.manifest.layers
+    if len(layers) != 1 or layers[0].media_type != document.SIF_LAYER:
+        raise Refused("LAY-16", "it is an artifact that holds no single SIF file")
+    [layer] = layers
+    teller = wishes.teller
+    teller.begin([(str(layer.digest), layer.size)])
+    file = stage.file()
+    try:
+        with contextlib.closing(Verified(source.open(layer), layer)) as blob:
+            while piece := blob.read(PIECE):
+                _all(file, piece)
+                teller.bytes(1, blob.count)
+    except Refused as refused:
+        raise refused.where(layer=str(layer.digest), index=1, layers=1) from None
+    teller.finished(1)
+    sif.read(file, os.fsencode(image.reference)).system()
+    os.fchmod(file, 0o777 & ~_umask())
+
+
+def _packed(
+    root: int, stage: Staging, target: Target, wishes: Wishes, config: Config | None, seed: bytes,
+) -> None:
+    """A tree becomes what the target wants, in the staging directory."""
+    former, platform = _said(config)
+    wishes.teller.note("packing")
+    if target.form in TAR_FORMS:
+        if target.form == OCI:
+            out = stage.tree()
+            _, warnings = output.write_layout(out, root, former, platform, target.name)
+            os.fchmod(out, 0o777 & ~_umask())
+        else:
+            write = output.write_docker_archive if target.form == DOCKER_ARCHIVE else output.write_oci_archive
+            out = stage.file()
+            _, warnings = write(out, stage.directory, root, former, platform, target.name)
+            os.fchmod(out, 0o666 & ~_umask())
+        for warning in warnings:
+            wishes.teller.warning(warning)
+        return
+    out = stage.file()
+    if target.form == SQUASHFS:
+        pack.squash(root, out, arguments=wishes.packing, path=wishes.path)
+        os.fchmod(out, 0o666 & ~_umask())
+    else:
+        pack.make_sif(root, out, platform["architecture"], seed, arguments=wishes.packing, path=wishes.path)
+        os.fchmod(out, 0o777 & ~_umask())
+
+
+def _said(config: Config | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """What goes into a new configuration: that of the former one, and the platform."""
+    platform = config.platform if config else host_platform()
+    known = {"os": platform.os, "architecture": platform.architecture, "variant": platform.variant}
+    return (config.data if config else {}), {name: value for name, value in known.items() if value}
+
+
+def _umask() -> int:
+    """Of this process; there is no call that only reads it."""
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
+
+
+def _all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view):]

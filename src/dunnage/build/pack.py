@@ -1,0 +1,87 @@
+"""A tree becomes a squashfs, made by mksquashfs: in a file of its own, or where a SIF file has its partition."""
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+
+from dunnage.errors import DunnageError
+from dunnage.image import sif
+from dunnage.messages import escape
+
+PROGRAM = "mksquashfs"
+PLACES = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+# zstd at its quick levels takes a twentieth of what gzip takes, and packs as tight.
+COMPRESSION = ["-comp", "zstd", "-Xcompression-level", "3"]
+ALWAYS = ["-noappend", "-quiet", "-no-progress", "-no-recovery", "-all-root"]
+# What it says where it leaves something out and goes on.
+LOST = (b"Failed to read", b"Cannot open", b"cannot open", b"Could not open", b"ignoring")
+SHOWN = 2000  # bytes of what it says
+
+
+def squash(root: int, out: int, *, offset: int = 0, arguments: list[bytes] | None = None, path: str = "") -> None:
+    """The tree in an open directory, into an open file from `offset` on. DunnageError if anything is missing then.
+
+    arguments   further ones of mksquashfs
+    path        where it is looked for besides the usual places
+    """
+    program = shutil.which(PROGRAM, path=f"{PLACES}:{path}")
+    if program is None:
+        raise DunnageError("pack the image", f"the program {PROGRAM} is not installed",
+                           "install squashfs-tools, or make a directory with --sandbox")
+    more = list(map(os.fsdecode, arguments or []))
+    words = [program, ".", f"/proc/self/fd/{out}", *ALWAYS]
+    words += [] if "-comp" in more else COMPRESSION
+    words += ["-mkfs-time", "0"] if not {"-mkfs-time", "-fstime"} & set(more) else []
+    words += ["-offset", str(offset)] if offset else []
+    process = subprocess.Popen(
+        [*words, *more], cwd=f"/proc/self/fd/{root}", env={"PATH": PLACES, "LC_ALL": "C"}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(root, out),
+    )
+    try:
+        said, _ = process.communicate()
+    except BaseException:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        raise
+    lost = next((line for line in said.splitlines() if any(phrase in line for phrase in LOST)), None)
+    if process.returncode or lost is not None:
+        raise _failed(process.returncode, said[:SHOWN], lost, out, bool(more))
+
+
+def _failed(status: int, said: bytes, lost: bytes | None, out: int, more: bool) -> DunnageError:
+    free = os.fstatvfs(out)
+    if b"No space left" in said or b"ENOSPC" in said:
+        return DunnageError("pack the image", f"ENOSPC, {free.f_bavail * free.f_frsize} bytes are free where it goes",
+                            "make room there, or give another place")
+    lines = [line for line in said.splitlines() if line.strip()]
+    why = escape(lost or (lines[0] if lines else b""))
+    if lost is not None:
+        return DunnageError("pack the image", f"{PROGRAM} says: {why}", "let your account read all of the tree")
+    ended = f"signal {-status}" if status < 0 else f"exit status {status}"
+    fix = "correct --mksquashfs-args" if more else "install a newer squashfs-tools, or give --mksquashfs-args"
+    return DunnageError("pack the image", f"{PROGRAM} ended with {ended}: {why}", fix)
+
+
+def make_sif(
+    root: int, out: int, architecture: str, seed: bytes, *, arguments: list[bytes] | None = None, path: str = "",
+) -> None:
+    """A SIF file around the tree. `seed` decides its identity, so that the same image gives the same file."""
+    offset = sif.place(())
+    squash(root, out, offset=offset, arguments=arguments, path=path)
+    sif.write(out, os.fstat(out).st_size - offset, architecture, identity=identity(seed))
+
+
+def wrap(partition: int, out: int, architecture: str, seed: bytes) -> None:
+    """A SIF file around a squashfs that there is already, in an open file."""
+    sif.write(out, os.fstat(partition).st_size, architecture, partition=partition, identity=identity(seed))
+
+
+def identity(seed: bytes) -> bytes:
+    """A UUID made of it."""
+    found = bytearray(hashlib.sha256(seed).digest()[:16])
+    found[6] = found[6] & 0x0F | 0x80  # version 8: of our own making
+    found[8] = found[8] & 0x3F | 0x80
+    return bytes(found)

@@ -1,0 +1,31 @@
+"""From an image's layers to a tree that can be run: its files, and ours, which tell what its configuration says."""
+from __future__ import annotations
+
+from dunnage.oci import scripts
+from dunnage.oci.extract import Report, extract
+from dunnage.oci.image import Image
+from dunnage.oci.limits import Limits
+from dunnage.oci.progress import Progress
+from dunnage.oci.refusal import Refused
+from dunnage.oci.source import Source
+
+
+def unpack(
+    image: Image, source: Source, root: int, limits: Limits, *, special: str = "skip", jobs: int = 0,
+    progress: Progress | None = None, bare: bool = False,
+) -> tuple[Report, list[str]]:
+    """Into `root`, an open and empty directory of a staging area. What was unpacked, and all warnings.
+
+    bare   without our files: for those who hand the tree on
+    Refused, DunnageError: then the staging area is good for nothing.
+    """
+    if image.config is None:
+        raise Refused("LAY-16", "it is a SIF file, not layers", "give it as oras://")
+    report = extract(image, source, root, limits, special=special, jobs=jobs, progress=progress)
+    warnings = report.warnings()
+    if not bare:
+        try:
+            warnings += scripts.place(root, image.config, image.config_data, limits)
+        except Refused as refused:
+            raise refused.where(reference=image.reference, manifest=str(image.descriptor.digest)) from None
+    return report, warnings

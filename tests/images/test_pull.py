@@ -1,0 +1,271 @@
+"""`pull`: from a reference to a file or a directory that runs (CLI-117, CLI-118, LAY-118)."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containers.features import need
+from containers.front import PATH, Front
+from containers.launch import Ended
+from dunnage.image import sif
+from images.making import Image, Shelf, fifo, file, layer, link
+from images.pulling import FORMS, image, listing, write
+from registry.servers import Real, Scripted, docker_registry, hang
+
+pytestmark = pytest.mark.requirement("CLI-117")
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """References to one image in every form."""
+    place = tmp_path_factory.mktemp("shelf")
+    return {form: write(image(), form, place) for form in FORMS}
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    place = tmp_path / "here"
+    place.mkdir()
+    return place
+
+
+def pull(front: Front, here: Path, *words: Any, env: dict[str, str] | None = None) -> Ended:
+    return front("pull", *words, cwd=here, env={"PATH": PATH, **(env or {})})
+
+
+# -- what comes of it ---------------------------------------------------------------------------
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("form", FORMS)
+def test_a_directory_runs(front: Front, shelf: dict[str, str], here: Path, form: str) -> None:
+    done = pull(front, here, "--sandbox", "tree", shelf[form])
+    assert done.status == 0 and not done.out, done
+    assert front("run", here / "tree").well().out == "hello\n"
+    assert front("run", here / "tree", "mine").well().out == "mine\n"
+    shown = front("exec", here / "tree", "sh", "-c", "echo $FROM_IMAGE $PATH; cat /etc/new; ls /etc").well().lines
+    assert shown[0].startswith("it's /tools:/bin:") and shown[1] == "new" and "gone" not in shown
+    assert listing(here) == {"tree"}
+
+
+@pytest.mark.requirement("LAY-01", "LAY-07")
+def test_every_form_gives_the_same_file(dunnage: Front, shelf: dict[str, str], here: Path) -> None:
+    need("squashfs-tools")
+    for form in FORMS:
+        pull(dunnage, here, f"{form}.sif", shelf[form])
+    assert len({(here / f"{form}.sif").read_bytes() for form in FORMS}) == 1
+    with open(here / "oci.sif", "rb") as made:
+        found = sif.read(made.fileno())
+        assert found.system().filesystem == sif.SQUASHFS and os.fstat(made.fileno()).st_mode & 0o777 == 0o755
+    unpacked = here / "unpacked"
+    subprocess.run(["unsquashfs", "-quiet", "-no-progress", "-offset", str(found.system().offset), "-dest", unpacked,
+                    here / "oci.sif"], check=True, stdout=subprocess.DEVNULL)
+    assert (unpacked / "etc/new").read_text() == "new\n" and not (unpacked / "etc/gone").exists()
+    assert (unpacked / ".singularity.d/runscript").exists()
+
+
+def test_names(apptainer: Front, shelf: dict[str, str], here: Path) -> None:
+    """NAME_TAG.sif by default; `--name`, `--dir` and a name before the reference as clients give them."""
+    need("squashfs-tools")
+    (here / "sub").mkdir()
+    for words, name in (
+        ([shelf["oci"]], "layout_t.sif"), (["--name", "my.img", shelf["oci"]], "my.img"),
+        (["--dir", here / "sub", shelf["oci-archive"]], "sub/archive.tar_t.sif"),
+        (["--dir", "sub", "x.sif", shelf["oci"]], "sub/x.sif"),
+        (["--sandbox", shelf["oci"]], "layout_t"), ([here / "abs.sif", shelf["oci"]], "abs.sif"),
+    ):
+        done = pull(apptainer, here, *words)
+        assert done.status == 0 and (here / name).exists(), done
+    done = pull(apptainer, here, shelf["oci"], env={"APPTAINER_PULL_NAME": "twin.sif", "SINGULARITY_PULLDIR": "sub"})
+    assert (here / "sub/twin.sif").exists(), done
+
+
+def test_a_squashfs_by_its_name(dunnage: Front, shelf: dict[str, str], here: Path) -> None:
+    need("squashfs-tools")
+    pull(dunnage, here, "x.sqsh", shelf["oci"])
+    assert (here / "x.sqsh").read_bytes()[:4] == b"hsqs"
+
+
+@pytest.mark.requirement("CLI-17", "CLI-19", "CLI-25")
+def test_what_it_says(front: Front, shelf: dict[str, str], here: Path) -> None:
+    done = pull(front, here, "--sandbox", "a", shelf["oci"])
+    head = "dunnage: " if front.name == "dunnage" else "INFO:    "
+    assert not done.out and done.err.splitlines()[0].startswith(f"{head}fetching 2 layers, ")
+    assert all(line.startswith(head) for line in done.err.splitlines()), done
+    for level in ("-q", "-s"):
+        quiet = front(level, "pull", "--sandbox", f"b{level}", shelf["oci"], cwd=here, env={"PATH": PATH})
+        assert quiet.status == 0 and not quiet.out and not quiet.err
+    events = pull(front, here, "--progress", "json", "--sandbox", "c", shelf["oci"])
+    said = [json.loads(line) for line in events.err.splitlines()]
+    assert [said[0]["event"], said[-1]["event"]] == ["begin", "end"] and said[-1]["result"] == "c"
+    events = pull(front, here, "--progress", "json", "--sandbox", "c", shelf["oci"])
+    [error] = [json.loads(line) for line in events.err.splitlines()]
+    assert events.status == 255 and error["event"] == "error" and error["code"] == 255
+
+
+# -- the name of the result ---------------------------------------------------------------------
+
+@pytest.mark.requirement("CLI-118", "LAY-112")
+def test_what_exists_is_replaced_on_request_alone(front: Front, shelf: dict[str, str], here: Path) -> None:
+    need("squashfs-tools")
+    (here / "x.sif").write_text("mine")
+    assert "exists already" in pull(front, here, "x.sif", shelf["oci"]).refused()
+    assert (here / "x.sif").read_text() == "mine"
+    done = pull(front, here, "--force", "x.sif", shelf["oci"])
+    assert done.status == 0 and (here / "x.sif").stat().st_size > 4096, done
+    assert pull(front, here, "--sandbox", "tree", shelf["oci"]).status == 0
+    (here / "tree/mine").write_text("mine")
+    assert "exists already" in pull(front, here, "--sandbox", "tree", shelf["oci"]).refused()
+    assert (here / "tree/mine").exists()
+    assert pull(front, here, "-F", "-s", "tree", shelf["oci"]).status == 0
+    assert not (here / "tree/mine").exists() and listing(here) == {"x.sif", "tree"}
+
+
+def test_force_removes_no_directory_that_is_no_image(dunnage: Front, shelf: dict[str, str], here: Path) -> None:
+    (here / "work").mkdir()
+    (here / "work/thesis").write_text("years")
+    assert "does not look like an image" in pull(dunnage, here, "--force", "-s", "work", shelf["oci"]).refused()
+    assert "it is a directory" in pull(dunnage, here, "--force", "work", shelf["oci"]).refused()
+    (here / "file").write_text("years")
+    assert "it is a file" in pull(dunnage, here, "--force", "-s", "file", shelf["oci"]).refused()
+    (here / "empty").mkdir()
+    assert pull(dunnage, here, "--force", "-s", "empty", shelf["oci"]).status == 0
+    assert (here / "work/thesis").read_text() == (here / "file").read_text() == "years"
+
+
+@pytest.mark.requirement("CLI-15", "CLI-117")
+@pytest.mark.parametrize("words, text", [
+    (["no/such/file.sif"], "is no reference to an image"),
+    (["oci:nowhere:t"], "ENOENT"),
+    (["none/x.sif", "oci:{}"], "its directory cannot be opened"),
+    (["--arch", "s390x/z13", "{}", "--force"], "no argument"),
+    ([""], "is no reference"),
+])
+def test_mistakes(dunnage: Front, shelf: dict[str, str], here: Path, words: list[str], text: str) -> None:
+    given = [word.replace("oci:{}", shelf["oci"]).replace("{}", shelf["oci"]) for word in words]
+    done = pull(dunnage, here, *given)
+    assert done.status in (1, 255) and done.err.count("\n") == 1 and (text in done.err or done.status == 1), done
+    assert listing(here) == set()
+
+
+def test_usage(front: Front) -> None:
+    front.usage("pull")
+    front.usage("pull", "a", "b", "c")
+    front.usage("pull", "--nonsense", "x")
+    front.usage("pull", "--progress", "often", "x")
+
+
+# -- images that are refused --------------------------------------------------------------------
+
+HOSTILE = {
+    "digest": (Image(layer(file("a"), digest="sha256:" + "0" * 64)), "LAY-21"),
+    "diff_id": (Image(layer(file("a"), diff_id="sha256:" + "0" * 64)), "LAY-22"),
+    "missing": (Image(layer(file("a"), missing=True)), "LAY-24"),
+    "through a link": (Image(layer(link("evil", "/tmp"), file("evil/through"))), "LAY-45"),
+    "our own place": (Image(layer(link(".singularity.d", "/nowhere"))), "LAY-45"),
+    "other machine": (Image(layer(file("a")), platform="linux/s390x"), "LAY-18"),
+}
+
+
+@pytest.mark.requirement("LAY-118", "LAY-120", "LAY-02", "CLI-22", "CLI-23")
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_a_refused_image_leaves_nothing(
+    front: Front, shelf: dict[str, str], here: Path, tmp_path: Path, what: str, sandbox: bool,
+) -> None:
+    found, rule = HOSTILE[what]
+    reference = write(found, "oci", tmp_path / "hostile")
+    words = ["--sandbox", "result"] if sandbox else ["result"]
+    done = pull(front, here, *words, reference)
+    assert done.status == 255 and not done.out
+    last = done.err.splitlines()[-1]
+    assert rule in last and "pull" in last and "layout:t" in last, done
+    assert last.startswith("dunnage: " if front.name == "dunnage" else "FATAL:   ")
+    assert listing(here) == set()
+    if sandbox:
+        assert pull(front, here, *words, shelf["oci"]).status == 0
+        kept = (here / "result/etc/new").stat()
+        assert pull(front, here, "--force", *words, reference).status == 255
+        assert (here / "result/etc/new").stat() == kept and listing(here) == {"result"}
+
+
+@pytest.mark.requirement("LAY-121")
+def test_names_of_images_do_not_steer_the_terminal(dunnage: Front, here: Path, tmp_path: Path) -> None:
+    reference = write(Image(layer(file(b"evil\x1b[2J/../x"))), "oci", tmp_path / "hostile")
+    done = pull(dunnage, here, "-s", "result", reference)
+    assert 'entry "evil\\x1b[2J/../x"' in done.err and "\x1b" not in done.err
+    done = pull(dunnage, here, "--progress", "json", "-s", "result", reference)
+    refused = json.loads(done.err.splitlines()[-1])["refused"]
+    assert refused["entry"] == "evil\\x1b[2J/../x" and refused["rule"] == "LAY-40" and refused["layer_index"] == 1
+
+
+@pytest.mark.requirement("LAY-123", "IMG-24")
+def test_what_was_left_out_is_summed_up(dunnage: Front, here: Path, tmp_path: Path) -> None:
+    reference = write(Image(layer(fifo("one"), fifo("two"), file("three"))), "oci", tmp_path / "odd")
+    done = pull(dunnage, here, "-s", "result", reference)
+    [warning] = [line for line in done.err.splitlines() if "warning" in line]
+    assert "2 " in warning and '"one"' in warning
+    assert listing(here / "result") >= {"three"} and not listing(here / "result") & {"one", "two"}
+    assert pull(dunnage, here, "-s", "--special", "refuse", "other", reference).status == 255
+    assert listing(here) == {"result"}
+
+
+# -- registries ---------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    need("docker-registry")
+    with docker_registry(tmp_path_factory.mktemp("registry")) as real:
+        found = Shelf()
+        found.add(image(), "1.0")
+        found.add(image(), "latest")
+        real.push("test/hello", found)
+        yield real
+
+
+@pytest.mark.kernel
+def test_from_a_registry(front: Front, registry: Real, here: Path) -> None:
+    done = pull(front, here, "--no-https", "--sandbox", f"docker://{registry.host}/test/hello:1.0")
+    assert done.status == 0, done
+    assert front("run", here / "hello_1.0").well().out == "hello\n"
+
+
+def test_clients_call_it_so(singularity: Front, registry: Real, here: Path) -> None:
+    """Snakemake, Nextflow and others (CLT-33..38)."""
+    need("squashfs-tools")
+    url = f"docker://{registry.host}/test/hello"
+    for words in (["--nohttps", "--name", "x.img", url], ["--no-https", "--force", "x.img", url]):
+        done = pull(singularity, here, *words)
+        assert done.status == 0 and not done.out, done
+    assert listing(here) == {"x.img"}
+
+
+def test_inspect_of_a_registry(front: Front, registry: Real) -> None:
+    done = front("inspect", "--json", "--no-https", f"docker://{registry.host}/test/hello:1.0", env={"PATH": PATH})
+    assert json.loads(done.well().out)["data"]["attributes"]["labels"]["maintainer"] == "me"
+
+
+@pytest.mark.requirement("LAY-116", "LAY-110")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_pull_that_is_ended_leaves_nothing_under_its_name(dunnage: Front, here: Path, number: int) -> None:
+    """And after SIGKILL, something that can be found."""
+    found = Shelf()
+    found.add(Image(layer(file("large", os.urandom(1 << 20)))), "t")
+    with Scripted() as scripted:
+        scripted.serve("a", found)
+        blob = next(name for name, data in found.blobs.items() if len(data) > 1 << 19)
+        scripted.always("GET", f"/blobs/{blob}", hang(b"HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n"))
+        process = dunnage.start("pull", "--no-https", "--sandbox", "result", f"docker://{scripted.host}/a:t", cwd=here,
+                                env={"PATH": PATH})
+        assert process.stderr
+        assert b"fetching" in process.stderr.readline()
+        process.send_signal(number)
+        process.communicate()
+        assert process.returncode == -number
+    left = listing(here)
+    assert left == set() if number != signal.SIGKILL else all(name.startswith(".dunnage-") for name in left)
