@@ -238,6 +238,11 @@ ACTIONS = (b"exec", b"run", b"shell")
 PLANNING = (*ACTIONS, b"freeze", b"explain")
 IMAGES = (b"pull", b"build", b"inspect")  # fetch and read images, start nothing
 
+_CREDENTIALS: dict[bytes, Row] = {
+    b"username": (VALUE, "username", ()), b"password": (VALUE, "password", ()),
+    b"password-stdin": (FLAG, "password_stdin", ()), b"authfile": (VALUE, "authfile", ()),
+}
+
 # What one verb knows beyond ACTION, or beyond --help.
 OWN: dict[bytes, dict[bytes, Row]] = {
     b"shell": {b"shell": (VALUE, "shell", (b"SHELL",))},
@@ -278,6 +283,8 @@ OWN: dict[bytes, dict[bytes, Row]] = {
         b"list-apps": (FLAG, "list_apps", ()), b"app": (VALUE, "app", (b"APP", b"APPNAME")),
         b"oci-config": (FLAG, "oci_config", ()), b"arch": (VALUE, "arch", ()),
     },
+    b"registry": _CREDENTIALS,
+    b"remote": _CREDENTIALS,
 }
 OWN_LETTERS = {
     b"shell": {b"s": b"shell"}, b"freeze": {b"o": b"output"},
@@ -290,6 +297,7 @@ OWN_LETTERS = {
         b"j": b"json", b"l": b"labels", b"d": b"deffile", b"r": b"runscript", b"s": b"startscript", b"t": b"test",
         b"e": b"environment", b"H": b"helpfile",
     },
+    b"registry": {b"u": b"username", b"p": b"password"}, b"remote": {b"u": b"username", b"p": b"password"},
 }
 
 # Verb: (module, words needed after the options, words allowed or None).
@@ -303,15 +311,23 @@ VERBS: dict[bytes, tuple[str, int, int | None]] = {
     b"check": ("dunnage.cli.check", 0, 0),
     b"pull": ("dunnage.cli.pull", 1, 2),
     b"inspect": ("dunnage.cli.inspect", 1, 1),
+    b"registry": ("dunnage.cli.registry", 0, 1),
+    b"remote": ("dunnage.cli.registry", 0, 1),
     b"help": ("dunnage.cli.help", 0, 1),
     b"version": ("dunnage.cli.version", 0, 0),
 }
 NATIVE = (b"payload", b"freeze", b"explain", b"check")  # only under the name dunnage (CLI-01)
 
+# Verbs with verbs of their own; options may stand before these and behind them.
+INNER: dict[bytes, tuple[bytes, ...]] = {
+    b"registry": (b"login", b"logout", b"list"),
+    b"remote": (b"login", b"logout", b"list"),
+}
+
 # Known names whose work this version does not do (FLG-50..52).
 LATER = (
-    b"test", b"build", b"instance", b"cache", b"registry", b"sif", b"overlay", b"run-help",
-    b"config", b"remote", b"push", b"key", b"sign", b"verify", b"capability", b"checkpoint", b"oci", b"plugin",
+    b"test", b"build", b"instance", b"cache", b"sif", b"overlay", b"run-help",
+    b"config", b"push", b"key", b"sign", b"verify", b"capability", b"checkpoint", b"oci", b"plugin",
     b"delete", b"search", b"keyserver",
 )
 

@@ -53,6 +53,17 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "Labels, unless something else is asked for. Of an image in a registry or an archive only its description is "
         "read.",
     ),
+    b"registry": (
+        "login|logout|list [options] [REGISTRY]",
+        "keep credentials for registries",
+        "`login` asks for user and password, tries them at the registry and keeps them for it; `logout` forgets them; "
+        "`list` says whose credentials are where, also those of Docker and podman.",
+    ),
+    b"remote": (
+        "login|logout|list [options] [REGISTRY]",
+        "the same as `registry`, for clients of Apptainer",
+        "",
+    ),
     b"help": ("[VERB]", "show this overview, or all about one verb", ""),
     b"version": ("", "print the version", ""),
 }
@@ -239,8 +250,20 @@ IMAGE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     }),
 )
 
+REGISTRY_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
+    ("Credentials", {
+        b"username": ("NAME", "account at the registry"),
+        b"password": ("WORD", "its password; better --password-stdin, as others can read arguments"),
+        b"password-stdin": ("", "read the password from standard input"),
+        b"authfile": ("FILE", "keep credentials there instead of ~/.config/dunnage/registries.json"),
+        b"help": ("", "show this help"),
+    }),
+)
+
 
 def groups_of(verb: bytes) -> tuple[tuple[str, dict[bytes, tuple[str, str]]], ...]:
     if verb in (b"pull", b"build", b"inspect"):
         return IMAGE_GROUPS
+    if verb in (b"registry", b"remote"):
+        return REGISTRY_GROUPS
     return PAYLOAD_GROUPS if verb == b"payload" else GROUPS

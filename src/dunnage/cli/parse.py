@@ -49,6 +49,9 @@ def parse(call: Call, options: Options) -> tuple[bytes, list[bytes]]:
         if options.action == b"payload":
             table = {**settings.PAYLOAD, **settings.OWN[verb]}
         words = _read(words[1:], table, settings.letters_of(options.action), options)
+    if verb in settings.INNER and not options.help:
+        options.action = _inner(verb, words)
+        words = _read(words[1:], table, settings.letters_of(verb), options)
     if options.help:
         return b"help", [verb]
     if call.name == b"dunnage" and words[1:2] == [b"--"]:
@@ -74,6 +77,17 @@ def unknown_verb(verb: bytes, name: bytes) -> DunnageError:
 
     near = closest(verb, verbs_of(name))
     return usage(f"unknown command: {shown}", f"did you mean `{front} {near}`?" if near else f"see `{front} help`")
+
+
+def _inner(verb: bytes, words: list[bytes]) -> bytes:
+    """The verb's own verb."""
+    known = settings.INNER[verb]
+    if words and words[0] in known:
+        return words[0]
+    shown = b", ".join(known).decode()
+    if not words:
+        raise usage(f"{verb.decode()} needs one of: {shown}")
+    raise usage(f"unknown command: {verb.decode()} {escape(words[0])}", f"one of: {shown}")
 
 
 def _read(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import fcntl
 import json
 import os
@@ -56,16 +57,18 @@ class Credentials:
     authfile     replaces all files, or empty
     environment  of the caller: it says where the files are
     warn         takes a sentence
+    seconds      for a credential helper
     """
 
     def __init__(
         self, environment: Mapping[str, str], *, given: Login | None = None, authfile: str = "",
-        warn: Callable[[str], None] = lambda text: None,
+        warn: Callable[[str], None] = lambda text: None, seconds: float = HELPER_SECONDS,
     ) -> None:
         self._environment = environment
         self.given = given
         self._places = [authfile] if authfile else places(environment)
         self._warn = warn
+        self._seconds = seconds
         self._files: dict[str, dict[str, Any]] = {}
 
     def of(self, registry: str, repository: str = "") -> Login | None:
@@ -114,7 +117,8 @@ class Credentials:
         if not programme:
             self._warn(f"the credential helper {name} of {path} is not in PATH")
             return None
-        answer, problem = _run(programme, HUB_KEY if registry == HUB else registry, self._environment)
+        answer, problem = _run(programme, HUB_KEY if registry == HUB else registry, self._environment,
+                               self._seconds)
         if answer is None:
             if problem:
                 self._warn(f"the credential helper {name} of {path} gives nothing for {registry}: {problem}")
@@ -217,7 +221,9 @@ def _find(name: str, path: str) -> str:
     return ""
 
 
-def _run(programme: str, server: str, environment: Mapping[str, str]) -> tuple[tuple[str, str] | None, str]:
+def _run(
+    programme: str, server: str, environment: Mapping[str, str], seconds: float,
+) -> tuple[tuple[str, str] | None, str]:
     """User and secret, or why there are none. What else it says is not repeated: it could hold a secret."""
     kept = {name: value for name, value in environment.items() if _HELPER_ENVIRONMENT.fullmatch(name)}
     try:
@@ -227,12 +233,12 @@ def _run(programme: str, server: str, environment: Mapping[str, str]) -> tuple[t
     except OSError as error:
         return None, errno_name(error.errno or 0)
     try:
-        answer, whole = _answer_of(process, server.encode())
+        answer, whole = _answer_of(process, server.encode(), seconds)
         if not whole:
-            return None, f"it says too much, or nothing for {HELPER_SECONDS} s"
-        status = process.wait(HELPER_SECONDS)
+            return None, f"it says too much, or nothing for {seconds:.0f} s"
+        status = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        return None, f"it does not end within {HELPER_SECONDS} s"
+        return None, f"it does not end within {seconds:.0f} s"
     finally:
         _end(process)
     if status != 0:
@@ -247,7 +253,7 @@ def _run(programme: str, server: str, environment: Mapping[str, str]) -> tuple[t
     return (user, secret), ""
 
 
-def _answer_of(process: subprocess.Popen[bytes], question: bytes) -> tuple[bytes, bool]:
+def _answer_of(process: subprocess.Popen[bytes], question: bytes, seconds: float) -> tuple[bytes, bool]:
     """What it prints, and whether that is all."""
     assert process.stdin is not None and process.stdout is not None
     try:
@@ -256,7 +262,7 @@ def _answer_of(process: subprocess.Popen[bytes], question: bytes) -> tuple[bytes
     except OSError:
         pass  # it does not read: then it says so itself
     answer = b""
-    last = time.monotonic() + HELPER_SECONDS
+    last = time.monotonic() + seconds
     while len(answer) <= LARGEST:
         left = last - time.monotonic()
         if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
@@ -286,10 +292,8 @@ def keep(path: str, registry: str, login: Login | None) -> bool:
     """Put credentials into our file, or (None) take them out. Was there anything before? OSError, ValueError."""
     directory, name = os.path.split(path)
     os.makedirs(os.path.dirname(directory), mode=0o755, exist_ok=True)
-    try:
+    with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
-    except FileExistsError:
-        os.chmod(directory, 0o700)
     place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(place, fcntl.LOCK_EX)
@@ -312,10 +316,8 @@ def keep(path: str, registry: str, login: Login | None) -> bool:
 def _replace(place: int, name: str, content: bytes) -> None:
     """In one step, so that nobody ever reads half of it; 0600 from the beginning."""
     draft = f".{name}.{os.getpid()}"
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(draft, dir_fd=place)
-    except FileNotFoundError:
-        pass
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=place)
     try:
         with open(fd, "wb") as file:

@@ -46,7 +46,7 @@ class Options:
     level         of our messages (CLI-19)
     config        configuration file that replaces the site's, or empty
     verb          chosen verb, once it is known to exist
-    action        verb that `explain` explains, exec by default
+    action        verb that `explain` explains, exec by default; of verbs with verbs of their own, that one
     json          machine-readable answer
     plan          of `explain`: the plan's records, a line each
     frozen        of `explain`: the same of a stored plan
@@ -68,6 +68,8 @@ class Options:
     all, labels, deffile, runscript, startscript, test, environment, helpfile, list_apps, oci_config
                   of `inspect`: what to show
     app           of `inspect`: of this application
+
+    username, password, password_stdin   of `registry login`
 
     binds         list of Bind: --bind and --mount in the order given, then their twins
     home          Bind of --home, or None
@@ -123,6 +125,7 @@ class Options:
         "arch", "arch_variant", "directory", "sandbox", "disable_cache", "docker_login", "no_https", "docker_username",
         "docker_password", "authfile", "tmpdir", "progress", "special", "mksquashfs_args", "all", "labels", "deffile",
         "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app",
+        "username", "password", "password_stdin",
     )
 
     def __init__(self) -> None:
@@ -169,7 +172,8 @@ class Options:
         self.credentials: list[tuple[bytes, bytes]] = []
         self.require: list[bytes] = []
         self.arch = self.arch_variant = self.directory = self.tmpdir = self.mksquashfs_args = self.app = b""
-        self.docker_username = self.docker_password = self.authfile = b""
+        self.docker_username = self.docker_password = self.authfile = self.username = self.password = b""
+        self.password_stdin = False
         self.sandbox = self.disable_cache = self.docker_login = self.no_https = False
         self.progress = "auto"
         self.special = "skip"
