@@ -25,6 +25,7 @@ ROOMS = {
 THIRD_PARTY = {
     "dunnage.oci.compression": {"isal", "zstandard"},
     "dunnage.oci.transport": {"urllib3"},
+    "dunnage.image.inflate": {"zstandard"},
 }
 PURE = {"dunnage.image.directory", "dunnage.image.elf"}
 HEAVY = set("argparse collections ctypes dataclasses enum functools json logging os pathlib re stat subprocess "
