@@ -7,7 +7,8 @@
 # KERNELS    options of tests/kernels/run.py, which `make kernels` runs
 # FAULTS     which targets `make faults` takes, as pytest's -k wants it; bubblewrap is one of them
 # ATTACKS    options of tests/attacks/compare.py, which `make attacks` runs: --document, --record FILE, --from FILE
-# FUZZ_SECONDS      how long `make fuzz` goes on with parser and resolver; half of it again with the whole launcher
+# FUZZ_SECONDS      how long `make fuzz` goes on with parser and resolver, with each reader of tar, and half of it with
+#            the whole launcher
 
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 PREFIX ?= /usr/local
@@ -34,7 +35,7 @@ help:
 	@echo 'make bench      compare speed and memory with the runtimes installed here'
 	@echo 'make faults     let each system call of a start fail, lie, hang or die, in turn; FAULTS=bubblewrap for a peer'
 	@echo 'make attacks    attack payloads in every runtime installed here: the table of the security model'
-	@echo 'make fuzz       feed what nobody would write to plan parser, path resolver and launcher, FUZZ_SECONDS=$(FUZZ_SECONDS)'
+	@echo 'make fuzz       feed what nobody would write to parsers, path resolver and launcher, FUZZ_SECONDS=$(FUZZ_SECONDS) each'
 	@echo 'make kernels    run tests on Debian kernels 5.10, 6.1 and 6.12, emulated; KERNELS="--only 5.10" for one of them'
 	@echo 'make install    into PREFIX=$(PREFIX) (DESTDIR for packagers); make uninstall removes it again'
 	@echo 'make setup      install the Debian packages for all of this; without root, list them'
@@ -87,12 +88,14 @@ attacks: build
 	@packaging/setup.sh build test
 	@'$(PYTHON)' -B tests/attacks/compare.py $(ATTACKS)
 
-# First parser and resolver alone, millions of times; then the whole launcher, which takes a millisecond each.
+# First parser and resolver alone, millions of times; then the whole launcher, which takes a millisecond each; and
+# the reader of layers beside those of others.
 fuzz:
 	@packaging/setup.sh build test fuzz
 	@$(MAKE) -s --no-print-directory build
 	@'$(PYTHON)' tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 	@DUNNAGE_FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 6)) $(RUN_TESTS) --timeout=0 -k random tests/launcher
+	@DUNNAGE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(RUN_TESTS) --timeout=0 tests/images/test_tar_readers.py
 
 kernels:
 	@packaging/setup.sh build test kernels

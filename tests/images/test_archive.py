@@ -34,6 +34,7 @@ from images.making import (
     hard_link,
     layer,
     link,
+    padded,
     tar,
 )
 from images.refusing import refused
@@ -110,9 +111,9 @@ def test_a_blob_may_be_a_hard_link_to_an_earlier_one(place: Path) -> None:
 @pytest.mark.requirement("LAY-34")
 def test_sparse_members_are_passed_over_whole(place: Path) -> None:
     """Their size says what they become, not what the archive holds of them."""
-    sparse = file("GNUSparseFile.1/image", "x" * 600, records={
-        "GNU.sparse.map": "0,600", "GNU.sparse.name": "image", "GNU.sparse.numblocks": "1",
-        "GNU.sparse.size": str(1 << 40)})
+    sparse = file("GNUSparseFile.1/image", padded(b"1\n0\n600\n") + b"x" * 600, records={
+        "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "image",
+        "GNU.sparse.realsize": str(1 << 40)})
     place.write_bytes(tar([sparse, *members_of(shelf())]))
     assert read(f"oci-archive:{place}:t")[1] == [BASE.blob, TOP.blob]
 

@@ -24,13 +24,14 @@ KINDS = {FILE: FILE, OLD_FILE: FILE, HARD_LINK: HARD_LINK, LINK: LINK, CHARACTER
          DIRECTORY: DIRECTORY, FIFO: FIFO, SPARSE: FILE}
 POSIX_MAGIC, GNU_MAGIC, STAR_TRAILER = b"ustar\0", b"ustar  \0", b"tar\0"
 KNOWN = frozenset((b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid", b"uname", b"gname"))
+UNUSED_TIMES = (b"atime", b"ctime")
 XATTR, OTHER_XATTR, GNU_KEYS, SPARSE_KEYS = b"SCHILY.xattr.", b"LIBARCHIVE.xattr.", b"GNU.", b"GNU.sparse."
 SPARSE_1_0 = {b"GNU.sparse.major", b"GNU.sparse.minor", b"GNU.sparse.name", b"GNU.sparse.realsize"}
 SPARSE_0_1 = {b"GNU.sparse.map", b"GNU.sparse.name", b"GNU.sparse.numblocks", b"GNU.sparse.size"}
 ZERO = bytes(BLOCK)
 HOLE = 64 << 10  # so many zeros at once are not written
 ZEROS = bytes(HOLE)
-LARGEST = 2**63 - 1
+LARGEST, LARGEST_ID = 2**63 - 1, 2**32 - 1
 TRUNCATED = "the archive is truncated"
 
 # Records in front of an entry, and what they are called in messages.
@@ -184,10 +185,11 @@ class Reader:
         extended: Optional[dict[bytes, bytes]] = None
         long_name: Optional[bytes] = None
         long_link: Optional[bytes] = None
+        behind = False  # a record
         while True:
             fields = self._header()
             if fields is None:
-                if extended is not None or long_name is not None or long_link is not None:
+                if behind:
                     raise Refused("LAY-30", "the archive ends behind an extended header")
                 self._ended = True
                 raise StopIteration
@@ -199,7 +201,9 @@ class Reader:
             if extended is not None or (flag in (EXTENDED, GLOBAL) and not long_name is long_link is None):
                 # Go forgets the one behind a global header, and readers differ in which of two kinds wins.
                 raise Refused("LAY-32", "an entry has several extended headers, which may contradict each other")
-            content = self._content(_number12(fields[2], SPECIAL[flag]), SPECIAL[flag])
+            _check_unused(fields)
+            behind = True
+            content = self._content(_number12(fields[2], "size"), SPECIAL[flag])
             if flag == EXTENDED:
                 extended = _records(content)
             elif flag == GLOBAL:
@@ -305,13 +309,15 @@ class Reader:
                     raise Refused("LAY-32", "two different sizes are given")
                 entry.size = length
             elif key == b"uid":
-                entry.uid = _decimal(value, "uid")
+                entry.uid = _decimal(value, "uid", LARGEST_ID)
             elif key == b"gid":
-                entry.gid = _decimal(value, "gid")
+                entry.gid = _decimal(value, "gid", LARGEST_ID)
             elif key == b"uname":
                 entry.uname = value
             elif key == b"gname":
                 entry.gname = value
+            elif key in UNUSED_TIMES:
+                _fraction(value)
             elif key.startswith(XATTR):
                 total += len(key) + len(value)
                 xattrs[key[len(XATTR):]] = value
@@ -327,7 +333,7 @@ class Reader:
         numbers = None
         if keys == SPARSE_1_0 and (sparse[b"GNU.sparse.major"], sparse[b"GNU.sparse.minor"]) == (b"1", b"0"):
             real = _decimal(sparse[b"GNU.sparse.realsize"], "size")
-        elif keys == SPARSE_0_1:
+        elif keys == SPARSE_0_1 and list(sparse)[-1] == b"GNU.sparse.map":  # for GNU tar they have an order
             real = _decimal(sparse[b"GNU.sparse.size"], "size")
             numbers = [_decimal(number, "offset") for number in sparse[b"GNU.sparse.map"].split(b",")]
             if len(numbers) != 2 * _decimal(sparse[b"GNU.sparse.numblocks"], "count"):
@@ -419,6 +425,15 @@ def _terminated(content: bytes) -> bytes:
     return name
 
 
+def _check_unused(fields: Fields) -> None:
+    """What the header of a record says besides. It has no meaning, but some readers want it to be right."""
+    _three_numbers(fields[1])
+    _time(fields[3])
+    _owner(fields[8])
+    if fields[10].endswith(STAR_TRAILER):
+        _joined(fields[9], fields[10], b"")
+
+
 # -- numbers ------------------------------------------------------------------------------------
 
 @lru_cache(maxsize=4096)
@@ -431,14 +446,17 @@ def _expected(check: bytes) -> int:
 @lru_cache(maxsize=1024)
 def _three_numbers(fields: bytes) -> tuple[int, int, int]:
     """Permission bits, user and group."""
-    return _number(fields[:8], "mode") & 0o7777, _number(fields[8:16], "uid"), _number(fields[16:], "gid")
+    mode, uid, gid = _number(fields[:8], "mode"), _number(fields[8:16], "uid"), _number(fields[16:], "gid")
+    if uid > LARGEST_ID or gid > LARGEST_ID:
+        raise Refused("LAY-31", "an owner's number is too large")
+    return mode & 0o7777, uid, gid
 
 
 @lru_cache(maxsize=1024)
 def _owner(fields: bytes) -> tuple[bytes, bytes]:
     """Names of user and group. The device's numbers behind them are not used; some readers want them to be right."""
-    _number(fields[64:72], "number of the device")
-    _number(fields[72:], "number of the device")
+    if max(_number(fields[64:72], "number of the device"), _number(fields[72:], "number of the device")) > LARGEST_ID:
+        raise Refused("LAY-31", "a device's number is too large")
     return _text(fields[:32]), _text(fields[32:64])
 
 
@@ -470,8 +488,8 @@ def _time(field: bytes) -> int:
     return -1 if field[0] == 0xff else _number12(field, "time") * 10**9
 
 
-def _decimal(text: bytes, what: str) -> int:
-    if not text.isdigit() or len(text) > 19 or int(text) > LARGEST:
+def _decimal(text: bytes, what: str, largest: int = LARGEST) -> int:
+    if not text.isdigit() or len(text) > 19 or int(text) > largest:
         raise Refused("LAY-31", f"the {what} is no number")
     return int(text)
 
@@ -480,7 +498,7 @@ def _fraction(text: bytes) -> int:
     """Seconds with a fraction, in nanoseconds; -1 before 1970."""
     negative = text.startswith(b"-")
     whole, _, part = text[negative:].partition(b".")
-    if not whole.isdigit() or (part and not part.isdigit()) or len(text) > 64:
+    if not whole.isdigit() or (part and not part.isdigit()) or len(text) > 64 or int(whole) > LARGEST:
         raise Refused("LAY-31", "the time is no number")
     return -1 if negative else int(whole) * 10**9 + int(part[:9].ljust(9, b"0"))
 
