@@ -310,6 +310,7 @@ VERBS: dict[bytes, tuple[str, int, int | None]] = {
     b"explain": ("dunnage.cli.explain", 1, None),
     b"check": ("dunnage.cli.check", 0, 0),
     b"pull": ("dunnage.cli.pull", 1, 2),
+    b"build": ("dunnage.cli.build", 2, 2),
     b"inspect": ("dunnage.cli.inspect", 1, 1),
     b"registry": ("dunnage.cli.registry", 0, 1),
     b"remote": ("dunnage.cli.registry", 0, 1),
@@ -326,7 +327,7 @@ INNER: dict[bytes, tuple[bytes, ...]] = {
 
 # Known names whose work this version does not do (FLG-50..52).
 LATER = (
-    b"test", b"build", b"instance", b"cache", b"sif", b"overlay", b"run-help",
+    b"test", b"instance", b"cache", b"sif", b"overlay", b"run-help",
     b"config", b"push", b"key", b"sign", b"verify", b"capability", b"checkpoint", b"oci", b"plugin",
     b"delete", b"search", b"keyserver",
 )

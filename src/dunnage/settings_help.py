@@ -47,6 +47,12 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "DEST is NAME_TAG.sif without a name of its own. It appears whole or not at all, after all that was fetched "
         "has been compared with its digests; what exists is replaced only with --force.",
     ),
+    b"build": (
+        "[options] DEST SOURCE",
+        "make an image of another one, in any form",
+        "SOURCE is a directory, a SIF or squashfs file, or a reference; DEST a SIF file, with --sandbox a directory, "
+        "by its name a squashfs file (.sqsh, .squashfs), or oci:DIR, oci-archive:FILE or docker-archive:FILE.",
+    ),
     b"inspect": (
         "[options] IMAGE",
         "show what an image says of itself",

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from containers.front import Front
+from containers.features import need
+from containers.front import PATH, Front
 from containers.images import payload_image
 from images.making import Image, Shelf, file, layer
 
@@ -160,6 +161,17 @@ def test_of_a_reference_only_the_description_is_read(front: Front, layout: str) 
 def test_what_is_refused_of_a_reference(dunnage: Front, layout: str) -> None:
     assert dunnage("inspect", f"{layout}x").refused().startswith(f"dunnage: inspect {layout}x: no image has this tag")
     assert dunnage("inspect", "--arch", "s390x", layout).well()
+
+
+@pytest.mark.parametrize("name", ["x.sif", "x.sqsh"])
+def test_of_an_image_file(front: Front, tree: Path, tmp_path: Path, name: str) -> None:
+    need("squashfs-tools")
+    built = front("build", name, tree, cwd=tmp_path, env={"PATH": PATH})
+    assert built.status == 0, built
+    for words in (["-l"], ["-d", "-r", "-s", "-t", "-H"], ["-e", "-l"], ["--list-apps", "-r"]):
+        assert attributes(front, *words, tmp_path / name) == attributes(front, *words, tree)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-5000])
+    assert "cut short" in front.fatal("inspect", tmp_path / name)
 
 
 def test_mistakes(front: Front, tmp_path: Path) -> None:

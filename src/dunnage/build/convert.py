@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dunnage.build import output, pack
 from dunnage.build.target import DOCKER_ARCHIVE, OCI, OCI_ARCHIVE, SANDBOX, SIF, SQUASHFS, Target
 from dunnage.build.unpack import unpack
-from dunnage.errors import DunnageError
+from dunnage.build.unsquash import unsquash
+from dunnage.errors import IMAGE, DunnageError
+from dunnage.host.tree import DiskTree
 from dunnage.image import sif
 from dunnage.messages import errno_name, escape
-from dunnage.oci import document
-from dunnage.oci.document import Config
-from dunnage.oci.image import Image, host_platform
+from dunnage.oci import document, scripts
+from dunnage.oci.attributes import Files
+from dunnage.oci.document import Config, Platform
+from dunnage.oci.forms import open_source
+from dunnage.oci.image import Image, host_platform, resolve
 from dunnage.oci.limits import Limits
 from dunnage.oci.progress import Progress
 from dunnage.oci.refusal import Refused
@@ -60,9 +65,12 @@ def from_reference(source: Source, image: Image, target: Target, wishes: Wishes)
     """An image of layers, or one that is a SIF file in a registry."""
     with _staged(target, wishes) as stage:
         if image.config is None:
-            _fetched(source, image, stage, wishes)
-            if target.form != SIF:
-                raise NotImplementedError
+            if target.form == SIF:
+                _fetched(source, image, stage.file(), wishes)
+                return
+            with _scratch_file(stage, wishes) as file:
+                _fetched(source, image, file, wishes)
+                _converted(file, source.reference, stage, target, wishes)
             return
         bare = target.form in TAR_FORMS
         with contextlib.ExitStack() as stack:
@@ -73,6 +81,90 @@ def from_reference(source: Source, image: Image, target: Target, wishes: Wishes)
                 wishes.teller.warning(warning)
             if target.form != SANDBOX:
                 _packed(root, stage, target, wishes, image.config, image.config_data)
+
+
+def from_directory(path: bytes, target: Target, wishes: Wishes, mounted: Sequence[bytes] = ()) -> None:
+    """A tree as it lies there; `mounted` are places in it, relative to it, where other file systems are."""
+    with _staged(target, wishes) as stage, _opened(path) as root:
+        if target.form == SANDBOX:
+            _copied(root, path, stage, wishes)
+        else:
+            _packed(root, stage, target, wishes, *_described(root, wishes), mounted=mounted)
+
+
+def from_file(path: bytes, target: Target, wishes: Wishes) -> None:
+    """A SIF or squashfs file."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        with _staged(target, wishes) as stage:
+            _converted(file, os.fsdecode(path), stage, target, wishes)
+    finally:
+        os.close(file)
+
+
+def _converted(file: int, name: str, stage: Staging, target: Target, wishes: Wishes) -> None:
+    """An open image file, into what the target wants."""
+    shown = escape(os.fsencode(name))
+    offset, size, architecture = 0, os.fstat(file).st_size, host_platform().architecture
+    wrapped = sif.is_sif(os.pread(file, 64, 0))
+    if wrapped:
+        system = sif.read(file, os.fsencode(name)).system()
+        if system.filesystem != sif.SQUASHFS:
+            raise DunnageError(f"read the image '{shown}'", "its file system is not a squashfs", kind=IMAGE)
+        offset, size, architecture = system.offset, system.size, system.architecture or architecture
+    wishes.teller.note("converting")
+    if target.form == SIF:
+        out = stage.file()
+        if wrapped:
+            _copy(file, 0, os.fstat(file).st_size, out)
+        else:
+            pack.wrap(file, out, architecture, os.pread(file, 96, 0))
+        os.fchmod(out, 0o777 & ~_umask())
+    elif target.form == SQUASHFS:
+        out = stage.file()
+        _copy(file, offset, size, out)
+        os.fchmod(out, 0o666 & ~_umask())
+    else:
+        with contextlib.ExitStack() as stack:
+            root = stage.tree() if target.form == SANDBOX else stack.enter_context(_scratch(stage, wishes))
+            for warning in unsquash(file, offset, root, shown, special=wishes.special, path=wishes.path):
+                wishes.teller.warning(warning)
+            if target.form != SANDBOX:
+                _packed(root, stage, target, wishes, *_described(root, wishes))
+
+
+def _copied(root: int, path: bytes, stage: Staging, wishes: Wishes) -> None:
+    """A directory becomes another one on the way that every image takes: as a layer, which is then unpacked."""
+    os.mkdir(b"layout", 0o700, dir_fd=stage.directory)
+    with _opened(b"layout", stage.directory) as layout:
+        config, _ = _described(root, wishes)
+        former, platform = _said(config)
+        _, warnings = output.write_layout(layout, root, former, platform, "t", compress=False)
+        for warning in warnings:
+            wishes.teller.warning(warning)
+        source = open_source(f"oci:/proc/self/fd/{layout}:t", wishes.limits)
+        try:
+            image = resolve(source, Platform(platform["os"], platform["architecture"]), wishes.limits)
+            _, warnings = unpack(image, source, stage.tree(), wishes.limits, special=wishes.special, bare=True)
+        except Refused as refused:
+            raise refused.where(reference=os.fsdecode(path)) from None
+        finally:
+            source.close()
+    for warning in warnings:
+        wishes.teller.warning(warning)
+
+
+def _described(root: int, wishes: Wishes) -> tuple[Config | None, bytes]:
+    """What a tree that we made says of its configuration, and what makes the identity of a file from it."""
+    data = Files(DiskTree(b"/proc/self/fd/%d" % root), wishes.teller.warning).read(b"/" + scripts.CONFIGURATION)
+    if data is None:
+        return None, os.urandom(16)
+    try:
+        found = document.parse(data, wishes.limits)
+        return document.config(found, len(found.get("rootfs", {}).get("diff_ids", ()))), os.urandom(16)
+    except (Refused, AttributeError, TypeError):
+        wishes.teller.warning(f"{escape(scripts.CONFIGURATION)} of the tree is left out: it is no configuration")
+        return None, os.urandom(16)
 
 
 @contextlib.contextmanager
@@ -111,15 +203,31 @@ def _scratch(stage: Staging, wishes: Wishes) -> Iterator[int]:
         os.close(place)
 
 
-def _fetched(source: Source, image: Image, stage: Staging, wishes: Wishes) -> None:
-    """A SIF file in a registry becomes the staged file: verified while it is written, then looked at."""
+@contextlib.contextmanager
+def _scratch_file(stage: Staging, wishes: Wishes) -> Iterator[int]:
+    """An empty file, open; it is gone afterwards."""
+    place = os.fsdecode(wishes.scratch) or f"/proc/self/fd/{stage.directory}"
+    with tempfile.TemporaryFile(dir=place) as file:
+        yield file.fileno()
+
+
+@contextlib.contextmanager
+def _opened(path: bytes, place: int | None = None) -> Iterator[int]:
+    root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+def _fetched(source: Source, image: Image, file: int, wishes: Wishes) -> None:
+    """A SIF file in a registry, into an open file: verified while it is written, then looked at."""
     layers = image.manifest.layers
     if len(layers) != 1 or layers[0].media_type != document.SIF_LAYER:
         raise Refused("LAY-16", "it is an artifact that holds no single SIF file")
     [layer] = layers
     teller = wishes.teller
     teller.begin([(str(layer.digest), layer.size)])
-    file = stage.file()
     try:
         with contextlib.closing(Verified(source.open(layer), layer)) as blob:
             while piece := blob.read(PIECE):
@@ -134,6 +242,7 @@ def _fetched(source: Source, image: Image, stage: Staging, wishes: Wishes) -> No
 
 def _packed(
     root: int, stage: Staging, target: Target, wishes: Wishes, config: Config | None, seed: bytes,
+    mounted: Sequence[bytes] = (),
 ) -> None:
     """A tree becomes what the target wants, in the staging directory."""
     former, platform = _said(config)
@@ -152,11 +261,12 @@ def _packed(
             wishes.teller.warning(warning)
         return
     out = stage.file()
+    arguments = [*wishes.packing, *([b"-e", *mounted] if mounted else [])]
     if target.form == SQUASHFS:
-        pack.squash(root, out, arguments=wishes.packing, path=wishes.path)
+        pack.squash(root, out, arguments=arguments, path=wishes.path)
         os.fchmod(out, 0o666 & ~_umask())
     else:
-        pack.make_sif(root, out, platform["architecture"], seed, arguments=wishes.packing, path=wishes.path)
+        pack.make_sif(root, out, platform["architecture"], seed, arguments=arguments, path=wishes.path)
         os.fchmod(out, 0o777 & ~_umask())
 
 
@@ -165,6 +275,16 @@ def _said(config: Config | None) -> tuple[dict[str, Any], dict[str, str]]:
     platform = config.platform if config else host_platform()
     known = {"os": platform.os, "architecture": platform.architecture, "variant": platform.variant}
     return (config.data if config else {}), {name: value for name, value in known.items() if value}
+
+
+def _copy(source: int, offset: int, size: int, out: int) -> None:
+    end = offset + size
+    while offset < end:
+        piece = os.pread(source, min(PIECE, end - offset), offset)
+        if not piece:
+            raise DunnageError("copy the image", "it became shorter while it was read")
+        _all(out, piece)
+        offset += len(piece)
 
 
 def _umask() -> int:

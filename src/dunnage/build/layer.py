@@ -171,7 +171,7 @@ def _header(
         content = b"".join(_record(key, records[key]) for key in sorted(records))
         before = _block(b"PaxHeaders/" + path[:80], EXTENDED, 0o644, len(content), 0)
         before += content + bytes(-len(content) % BLOCK)
-    mode = stat.S_IMODE(found.st_mode)
+    mode = stat.S_IMODE(found.st_mode) & 0o1777  # nothing runs as somebody else (LAY-71)
     return before + _block(path[:100], kind, mode, size, max(0, seconds) % OCTAL[12], link[:100])
 
 

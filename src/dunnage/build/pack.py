@@ -15,7 +15,8 @@ PROGRAM = "mksquashfs"
 PLACES = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 # zstd at its quick levels takes a twentieth of what gzip takes, and packs as tight.
 COMPRESSION = ["-comp", "zstd", "-Xcompression-level", "3"]
-ALWAYS = ["-noappend", "-quiet", "-no-progress", "-no-recovery", "-all-root"]
+# Owners are not kept, and nothing runs as somebody else (LAY-70, LAY-71).
+ALWAYS = ["-noappend", "-quiet", "-no-progress", "-no-recovery", "-all-root", "-action", "chmod(ug-s)@true"]
 # What it says where it leaves something out and goes on.
 LOST = (b"Failed to read", b"Cannot open", b"cannot open", b"Could not open", b"ignoring")
 SHOWN = 2000  # bytes of what it says
@@ -27,10 +28,7 @@ def squash(root: int, out: int, *, offset: int = 0, arguments: list[bytes] | Non
     arguments   further ones of mksquashfs
     path        where it is looked for besides the usual places
     """
-    program = shutil.which(PROGRAM, path=f"{PLACES}:{path}")
-    if program is None:
-        raise DunnageError("pack the image", f"the program {PROGRAM} is not installed",
-                           "install squashfs-tools, or make a directory with --sandbox")
+    program = find_program(PROGRAM, path)
     more = list(map(os.fsdecode, arguments or []))
     words = [program, ".", f"/proc/self/fd/{out}", *ALWAYS]
     words += [] if "-comp" in more else COMPRESSION
@@ -49,6 +47,15 @@ def squash(root: int, out: int, *, offset: int = 0, arguments: list[bytes] | Non
     lost = next((line for line in said.splitlines() if any(phrase in line for phrase in LOST)), None)
     if process.returncode or lost is not None:
         raise _failed(process.returncode, said[:SHOWN], lost, out, bool(more))
+
+
+def find_program(name: str, path: str) -> str:
+    """In the usual places, and then in those of a PATH. DunnageError if it is nowhere."""
+    found = shutil.which(name, path=f"{PLACES}:{path}")
+    if found is None:
+        raise DunnageError(f"run {name}", "ENOENT, it is not installed",
+                           "install squashfs-tools, or use directories (--sandbox)")
+    return found
 
 
 def _failed(status: int, said: bytes, lost: bytes | None, out: int, more: bool) -> DunnageError:

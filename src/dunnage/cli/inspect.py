@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dunnage.cli.fetching import fetched, is_reference
+from dunnage import libraries
+from dunnage.cli.fetching import fetched, image_form, is_reference, refuse_elsewhere
 from dunnage.cli.parse import usage
 from dunnage.cli.progress import Display
 from dunnage.errors import IMAGE, DunnageError
 from dunnage.messages import answer, escape
-from dunnage.oci import attributes
+from dunnage.oci import attributes, scripts
 from dunnage.oci.attributes import Configuration, Files, Reader
 
 TYPE_CHECKING = False
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from dunnage.cli.call import Call
     from dunnage.messages import Voice
     from dunnage.plan.options import Options
-
-CONFIGURATION = b"/.singularity.d/oci-config.json"
-
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
     """The answer is on stdout: text, or one JSON document."""
@@ -35,7 +33,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         wanted = {attributes.LABELS}
     with reader(call, words[0], options, voice) as found:
         if options.oci_config:
-            content = found.read(CONFIGURATION)
+            content = found.read(b"/" + scripts.CONFIGURATION)
             if content is None:
                 raise DunnageError(f"show the configuration of '{escape(words[0])}'",
                                    "it is not an image that Dunnage made of an OCI image", kind=IMAGE)
@@ -56,6 +54,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
 @contextmanager
 def reader(call: Call, image: bytes, options: Options, voice: Voice) -> Iterator[Reader]:
     """Whatever form the image has; of a reference nothing but its documents is fetched."""
+    refuse_elsewhere(image, "inspect")
     if is_reference(image):
         with fetched(call, image, "inspect", options, Display(voice, "", "none")) as (_, described):
             if described.config is None:
@@ -67,8 +66,19 @@ def reader(call: Call, image: bytes, options: Options, voice: Voice) -> Iterator
         return
     from dunnage.host import facts
     from dunnage.host.tree import DiskTree, HostDisk
-    from dunnage.image import reference
+    from dunnage.image import reference, sif
+    from dunnage.image.squashfs import Squashfs
 
+    form = image_form(image, "inspect")
+    if form:
+        libraries.enable()
+        with open(image, "rb") as file:
+            offset, size = 0, os.fstat(file.fileno()).st_size
+            if form == "sif":
+                system = sif.read(file.fileno(), image).system()
+                offset, size = system.offset, system.size
+            yield Files(Squashfs(file.fileno(), offset, size, image), voice.warning)
+        return
     found = facts.gather()
     place = reference.find(image, found.cwd, HostDisk(found.mounts), found.mounts)
     yield Files(DiskTree(place.path), voice.warning)

@@ -5,7 +5,7 @@ import os
 
 from dunnage.build import convert
 from dunnage.build.target import target
-from dunnage.cli.fetching import fetched, is_reference, wishes
+from dunnage.cli.fetching import fetched, is_reference, refuse_elsewhere, wishes
 from dunnage.cli.parse import usage
 from dunnage.cli.progress import Display, telling
 from dunnage.messages import escape
@@ -23,6 +23,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     *given, reference = words
     display = Display(voice, os.fsdecode(reference), options.progress)
     with telling(display), in_order():
+        refuse_elsewhere(reference, "pull")
         if not is_reference(reference):
             raise usage(f"'{escape(reference)}' is no reference to an image",
                         "write docker://NAME:TAG, or `build` from a file or directory")

@@ -23,6 +23,7 @@ from dunnage.plan.process import Process
 from dunnage.plan.scripts import quoted
 
 PLACE = b".singularity.d"
+CONFIGURATION = PLACE + b"/oci-config.json"
 SHELL_NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789"
 
 
@@ -121,7 +122,7 @@ FILES: tuple[tuple[bytes, int, Callable[[Values], bytes]], ...] = (
     (PLACE + b"/runscript", 0o755, runscript),
     (PLACE + b"/startscript", 0o755, runscript),
     (PLACE + b"/labels.json", 0o644, labels),
-    (PLACE + b"/oci-config.json", 0o644, configuration),
+    (CONFIGURATION, 0o644, configuration),
     (PLACE + b"/oci-process", 0o644, process),
 )
 # Links for those who look for the older names; laid only where the image has nothing of that name.

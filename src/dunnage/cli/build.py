@@ -1,0 +1,57 @@
+"""`dunnage build`: an image in one form becomes one in another (CLI-117)."""
+from __future__ import annotations
+
+import os
+
+from dunnage.build import convert
+from dunnage.build.target import target
+from dunnage.cli.fetching import fetched, image_form, is_reference, refuse_elsewhere, wishes
+from dunnage.cli.progress import Display, telling
+from dunnage.errors import DunnageError
+from dunnage.host import facts
+from dunnage.host.tree import HostDisk
+from dunnage.image import reference
+from dunnage.messages import escape
+from dunnage.oci.staging import in_order
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.build.target import Target
+    from dunnage.cli.call import Call
+    from dunnage.messages import Voice
+    from dunnage.plan.options import Options
+
+def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
+    """0 when the result is there."""
+    place, source = words
+    display = Display(voice, os.fsdecode(source), options.progress)
+    with telling(display), in_order():
+        refuse_elsewhere(source, "build from")
+        goal = target(place, options.sandbox)
+        digest = ""
+        if is_reference(source):
+            goal.refuse_existing(options.force)
+            with fetched(call, source, "build", options, display) as (opened, image):
+                convert.from_reference(opened, image, goal, wishes(call, options, display))
+            digest = str(image.descriptor.digest)
+        else:
+            _from_path(source, goal, call, options, display)
+        display.end(place, digest)
+    return display.status
+
+
+def _from_path(source: bytes, goal: Target, call: Call, options: Options, display: Display) -> None:
+    form = image_form(source, "build from")
+    goal.refuse_existing(options.force)
+    if form:
+        convert.from_file(source, goal, wishes(call, options, display))
+        return
+    found = facts.gather()
+    host = HostDisk(found.mounts)
+    tree = reference.find(source, found.cwd, host, found.mounts)
+    above = os.path.realpath(os.path.dirname(os.path.abspath(goal.path)))
+    if (above + b"/").startswith(tree.path.rstrip(b"/") + b"/"):
+        raise DunnageError(f"write '{escape(goal.path)}'", "it would be part of the tree that it is made of",
+                           "write it somewhere else")
+    mounted = [path[len(tree.path):].lstrip(b"/") for path in host.submounts(tree.path)]
+    convert.from_directory(tree.path, goal, wishes(call, options, display), mounted)
