@@ -86,7 +86,8 @@ class RegistrySource:
             return kept
         manifest = descriptor == self._top or descriptor.media_type in (*document.INDEXES, *document.MANIFESTS)
         what = "manifests" if manifest else "blobs"
-        data, _ = self._somewhere(lambda place: self._whole(place, f"{what}/{descriptor.digest}", limit, manifest))
+        path = f"{what}/{descriptor.digest}"
+        data, _ = self._somewhere(lambda place: self._whole(place, path, limit, manifest, least=descriptor.size))
         return data
 
     def open(self, descriptor: Descriptor) -> Stream:
@@ -159,15 +160,16 @@ class RegistrySource:
         return Descriptor(_media_type(answer), parse_digest(said), length)
 
     def _whole(
-        self, place: Place, path: str, limit: int, manifest: bool, said: list[str] | None = None,
+        self, place: Place, path: str, limit: int, manifest: bool, said: list[str] | None = None, least: int = 0,
     ) -> tuple[bytes, str]:
-        """A document of at most limit + 1 bytes, and its media type. Failure."""
+        """A document of at most limit + 1 bytes, and its media type. Failure, also when there are fewer than `least`
+        bytes of an answer that does not say how many there are."""
         answer = place.request("GET", path, self._transported(), {"Accept": ACCEPT} if manifest else {})
         try:
             if answer.status != 200:
                 raise place.unfit(answer, "image" if manifest else "blob")
             _untransformed(answer)
-            data = _bounded(answer, limit)
+            data = _bounded(answer, limit, least)
             if said is not None:
                 said.append(answer.header("Docker-Content-Digest"))
             return data, _media_type(answer)
@@ -321,7 +323,7 @@ def _media_type(answer: Answer) -> str:
     return answer.header("Content-Type").partition(";")[0].strip()
 
 
-def _bounded(answer: Answer, limit: int) -> bytes:
+def _bounded(answer: Answer, limit: int, least: int = 0) -> bytes:
     """The body, at most limit + 1 bytes of it (LAY-12). Failure."""
     pieces, count = [], 0
     while count <= limit:
@@ -330,8 +332,9 @@ def _bounded(answer: Answer, limit: int) -> bytes:
             break
         pieces.append(piece)
         count += len(piece)
-    if count <= limit and count < answer.length():
-        raise Failure(f"{answer.origin} ended its answer after {count} of {answer.length()} bytes")
+    length = answer.length() if answer.length() >= 0 else least
+    if count <= limit and count < length:
+        raise Failure(f"{answer.origin} ended its answer after {count} of {length} bytes")
     return b"".join(pieces)
 
 

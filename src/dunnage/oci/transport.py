@@ -209,8 +209,8 @@ def _redirected(url: str, here: Origin, location: str) -> tuple[str, Origin]:
     """The next address and its origin (LAY-92). What it says is not shown: its query may hold a signature."""
     if not location:
         raise Failure(f"{here} redirects to nowhere", again=False, rule="LAY-92")
-    following = urllib.parse.urldefrag(urllib.parse.urljoin(url, location)).url
     try:
+        following = urllib.parse.urldefrag(urllib.parse.urljoin(url, location)).url
         there = origin(following)
     except ValueError as error:
         raise Failure(f"{here} redirects to an address that is not followed: {error}", again=False,
@@ -380,8 +380,9 @@ class _Reply(http.client.HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
+        if self._watched.ended:
+            raise Failure("the answer ended in its head")
         self._watched.head = None
-        self.debuglevel = 0
 
     def ended(self) -> bool:
         """Did the connection end, rather than the answer?"""
@@ -480,8 +481,8 @@ _KINDS: tuple[tuple[type[BaseException], Callable[[BaseException, str], Failure]
     (BrokenPipeError, _broken),
     (http.client.HTTPException, _no_http),
     (socket.timeout, _silent),
-    (urllib3.exceptions.TimeoutError, _silent),
     (OSError, _system),
+    (urllib3.exceptions.TimeoutError, _silent),
     (urllib3.exceptions.ProxyError, _system),
     (ValueError, _no_http),
     (urllib3.exceptions.HTTPError, _no_http),
