@@ -41,6 +41,12 @@ def name(head: bytes) -> str:
     return "none"
 
 
+def announced(media_type: str) -> str:
+    """By a manifest, whose word does not count (LAY-25)."""
+    ending = media_type.replace("+", ".").rpartition(".")[2]
+    return ending if ending in ("gzip", "zstd") else "none"
+
+
 def uncompressed(blob: Stream, limits: Limits) -> tuple[str, Stream]:
     """The name of the compression, and the stream without it."""
     head = b""

@@ -252,6 +252,9 @@ class _Extraction:
         examples = {kind: example.encode("latin-1") for kind, example in answer["examples"].items()}
         self._report.counts.join(answer["counts"], examples)
         self._report.compressions.append(answer["compression"])
+        if answer["compression"] != compression.announced(self._layers[number].media_type):
+            self._report.counts.add("layers not compressed as their media type says",
+                                    self._layers[number].digest.short.encode())
         self._tree.attributes = self._tree.attributes or answer["attributes"]
         with open(_open(self._area, b"%d.notes" % number, new=False), "rb") as notes:
             if number == 0:
@@ -287,7 +290,7 @@ class Tally:
     """Numbers that all processes see: of each layer its compressed bytes so far, entries, and size of its files."""
 
     def __init__(self, layers: int) -> None:
-        self._map = mmap.mmap(-1, max(1, 3 * 8 * layers))
+        self._map = mmap.mmap(-1, 3 * 8 * max(1, layers))
         self._cells = memoryview(self._map).cast("Q")
         self._told = [0] * layers
 
