@@ -14,7 +14,8 @@ from containers.features import need
 from containers.front import PATH, Front
 from containers.launch import Ended
 from dunnage.image import sif
-from images.making import Image, Shelf, fifo, file, layer, link
+from dunnage.oci.document import SIF_CONFIG, SIF_LAYER
+from images.making import MANIFEST, Image, Shelf, digest, document, fifo, file, layer, link
 from images.pulling import FORMS, image, listing, write
 from registry.servers import Real, Scripted, docker_registry, hang
 
@@ -248,6 +249,53 @@ def test_clients_call_it_so(singularity: Front, registry: Real, here: Path) -> N
 def test_inspect_of_a_registry(front: Front, registry: Real) -> None:
     done = front("inspect", "--json", "--no-https", f"docker://{registry.host}/test/hello:1.0", env={"PATH": PATH})
     assert json.loads(done.well().out)["data"]["attributes"]["labels"]["maintainer"] == "me"
+
+
+def sif_in(shelf: Shelf, data: bytes, tag: str) -> None:
+    """As Apptainer's `push` leaves a SIF file in a registry."""
+    config = b"{}"
+    shelf.blobs.update({digest(config): config, digest(data): data})
+    manifest = document({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": {"mediaType": SIF_CONFIG, "digest": digest(config), "size": len(config)},
+        "layers": [{"mediaType": SIF_LAYER, "digest": digest(data), "size": len(data)}],
+    })
+    shelf.manifests[digest(manifest)] = (MANIFEST, manifest)
+    shelf.tags[tag] = digest(manifest)
+
+
+@pytest.mark.kernel
+def test_a_sif_file_in_a_registry(front: Front, shelf: dict[str, str], registry: Real, here: Path) -> None:
+    need("squashfs-tools")
+    assert pull(front, here, "mine.sif", shelf["oci"]).status == 0
+    found = Shelf()
+    sif_in(found, (here / "mine.sif").read_bytes(), "good")
+    sif_in(found, b"no such file", "bad")
+    registry.push("test/sif", found)
+    url = f"oras://{registry.host}/test/sif"
+    done = pull(front, here, "--no-https", f"{url}:good")
+    assert done.status == 0, done
+    assert (here / "sif_good.sif").read_bytes() == (here / "mine.sif").read_bytes()
+    assert pull(front, here, "--no-https", "--sandbox", "tree", f"{url}:good").status == 0
+    assert front("run", here / "tree").well().out == "hello\n"
+    refused = pull(front, here, "--no-https", f"{url}:bad")
+    assert refused.status == 255 and "too short for a SIF file" in refused.err, refused
+    assert "has to be fetched" in front("inspect", "--no-https", f"{url}:good", env={"PATH": PATH}).refused()
+    assert listing(here) == {"mine.sif", "sif_good.sif", "tree"}
+
+
+@pytest.mark.requirement("LAY-21")
+def test_a_sif_file_with_another_digest(dunnage: Front, here: Path) -> None:
+    data = os.urandom(1 << 16)
+    for wrong in (data[:-1] + b"!", data[:-1], data + b"!"):
+        found = Shelf()
+        sif_in(found, data, "t")
+        found.blobs[digest(data)] = wrong
+        with Scripted() as scripted:
+            scripted.serve("a", found)
+            done = pull(dunnage, here, "--no-https", "x.sif", f"oras://{scripted.host}/a:t")
+        assert done.status == 255 and "LAY-" in done.err.splitlines()[-1], done
+        assert listing(here) == set()
 
 
 @pytest.mark.requirement("LAY-116", "LAY-110")

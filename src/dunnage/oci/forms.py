@@ -32,7 +32,7 @@ def open_source(text: str, limits: Limits, access: Access | None = None) -> Sour
             f"open the image '{escape(os.fsencode(text))}'", "it is of no known form",
             f"known are {', '.join(f'{each}:' for each in (*reference.SCHEMES, *LOCAL))}", kind=IMAGE,
         )
-    path, wanted = split(rest)
+    path, wanted = split(rest[2:] if rest.startswith("//") else rest)  # some clients write docker-archive://FILE
     try:
         if scheme == "oci":
             return Layout(Directory(path), text, wanted, limits)
