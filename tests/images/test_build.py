@@ -94,7 +94,7 @@ def test_every_form_becomes_every_other(
 @pytest.mark.kernel
 def test_the_names_that_clients_use(singularity: Front, sources: dict[str, str], here: Path) -> None:
     """CLT-11, CLT-12, CLT-35, CLT-37, CLT-38."""
-    archive = sources["docker-archive"].partition(":some")[0]
+    archive = sources["docker-archive"].partition(":some")[0].replace("docker-archive:", "docker-archive://")
     for words in (
         ["--force", "--sandbox", "DEST", sources["sif"]], ["X", archive],
         ["--sandbox", "--force", "--isolated", "Y", archive],
