@@ -283,6 +283,7 @@ OWN: dict[bytes, dict[bytes, Row]] = {
         b"list-apps": (FLAG, "list_apps", ()), b"app": (VALUE, "app", (b"APP", b"APPNAME")),
         b"oci-config": (FLAG, "oci_config", ()), b"arch": (VALUE, "arch", ()),
     },
+    b"sif": {b"json": (FLAG, "json", ())},
     b"registry": _CREDENTIALS,
     b"remote": _CREDENTIALS,
 }
@@ -312,6 +313,7 @@ VERBS: dict[bytes, tuple[str, int, int | None]] = {
     b"pull": ("dunnage.cli.pull", 1, 2),
     b"build": ("dunnage.cli.build", 2, 2),
     b"inspect": ("dunnage.cli.inspect", 1, 1),
+    b"sif": ("dunnage.cli.sif", 0, 2),
     b"registry": ("dunnage.cli.registry", 0, 1),
     b"remote": ("dunnage.cli.registry", 0, 1),
     b"help": ("dunnage.cli.help", 0, 1),
@@ -321,13 +323,14 @@ NATIVE = (b"payload", b"freeze", b"explain", b"check")  # only under the name du
 
 # Verbs with verbs of their own; options may stand before these and behind them.
 INNER: dict[bytes, tuple[bytes, ...]] = {
+    b"sif": (b"list", b"info", b"dump", b"header"),
     b"registry": (b"login", b"logout", b"list"),
     b"remote": (b"login", b"logout", b"list"),
 }
 
 # Known names whose work this version does not do (FLG-50..52).
 LATER = (
-    b"test", b"instance", b"cache", b"sif", b"overlay", b"run-help",
+    b"test", b"instance", b"cache", b"overlay", b"run-help",
     b"config", b"push", b"key", b"sign", b"verify", b"capability", b"checkpoint", b"oci", b"plugin",
     b"delete", b"search", b"keyserver",
 )

@@ -59,6 +59,12 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "Labels, unless something else is asked for. Of an image in a registry or an archive only its description is "
         "read.",
     ),
+    b"sif": (
+        "list|info|dump|header [--json] [ID] FILE",
+        "show what lies in a SIF file",
+        "`list` and `header` take a FILE, `info` and `dump` the ID of one of its objects before it. `dump` writes the "
+        "object's bytes to standard output.",
+    ),
     b"registry": (
         "login|logout|list [options] [REGISTRY]",
         "keep credentials for registries",
@@ -256,6 +262,13 @@ IMAGE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     }),
 )
 
+SIF_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
+    ("Output", {
+        b"json": ("", "one JSON document on standard output"),
+        b"help": ("", "show this help"),
+    }),
+)
+
 REGISTRY_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     ("Credentials", {
         b"username": ("NAME", "account at the registry"),
@@ -272,4 +285,6 @@ def groups_of(verb: bytes) -> tuple[tuple[str, dict[bytes, tuple[str, str]]], ..
         return IMAGE_GROUPS
     if verb in (b"registry", b"remote"):
         return REGISTRY_GROUPS
+    if verb == b"sif":
+        return SIF_GROUPS
     return PAYLOAD_GROUPS if verb == b"payload" else GROUPS
