@@ -76,7 +76,8 @@ class Inode:
 
     def status(self) -> os.stat_result:
         return posix.stat_result(
-            (self.mode, self.number, 0, self.links, self.uid, self.gid, self.size, self.time, self.time, self.time))
+            (self.mode, self.number, 0, self.links, self.uid, self.gid, self.size, self.time, self.time, self.time),
+            {"st_mtime_ns": self.time * 10**9})  # which the planner copies
 
 
 class Squashfs:
