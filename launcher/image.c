@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -20,7 +21,7 @@
 #include "launch.h"
 
 #define ADDRESS_SPACE ((rlim_t)2 << 30)
-enum { FILE_FD = 3, FUSE_FD = 4, /* of the server */ LAST_WAIT = 2000, WORDS = 1 << 16 };
+enum { FILE_FD = 3, FUSE_FD = 4, /* of the server */ LAST_WAIT = 2, /* seconds */ WORDS = 1 << 16 };
 
 struct server {
 	const struct record *record;
@@ -281,43 +282,71 @@ void image_answers(const struct record *record, int top) {
 
 /* ---- the end ---- */
 
-bool server_ended(pid_t pid, int status, bool in_use) {
+static void complain_of(const struct server *server, int status) {
 	char text[400];
+	const char *words = last_words(text);
+	warn("the server of the image %s ended (%s %d)%s%s: what is not in memory can be read no more (ENOTCONN)", path_of(server),
+		WIFSIGNALED(status) ? "signal" : "exit code", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
+		*words ? ", " : "", words);
+}
+
+bool server_ended(pid_t pid, int status, bool in_use) {
 	for (size_t i = 0; i < server_count; i++) {
 		if (servers[i].pid != pid)
 			continue;
 		servers[i].pid = 0;
-		const char *words = last_words(text);
 		if (in_use)
-			warn("the server of the image %s ended (%s %d)%s%s: what is not in memory can be read no more (ENOTCONN)", path_of(&servers[i]),
-				WIFSIGNALED(status) ? "signal" : "exit code", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
-				*words ? ", " : "", words);
+			complain_of(&servers[i], status);
 		return true;
 	}
 	return false;
+}
+
+/* Is it about to end, or has it? A payload notices before its parent is told. */
+static bool exiting(pid_t pid) {
+	enum { PF_EXITING = 4, FLAGS = 7 };
+	char path[40], text[512];
+	snprintf(path, sizeof path, "%d/stat", pid);
+	int fd = openat(procfs, path, O_RDONLY | O_CLOEXEC);
+	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	if (fd >= 0)
+		close(fd);
+	text[got < 0 ? 0 : got] = 0;
+	const char *field = strrchr(text, ')');
+	for (int i = 0; field && i < FLAGS; i++)
+		field = strchr(field + 1, ' ');
+	return field && strtoul(field, NULL, 10) & PF_EXITING;
 }
 
 void servers_keep(void) {
 	keep(said);
 }
 
-void servers_end(void) {
-	if (!server_count)
-		return;
+static void end_server(struct server *server, bool in_use, const sigset_t *ended, int64_t until) {
+	bool by_itself = in_use && exiting(server->pid);
+	int status;
+	pid_t found;
+	struct timespec now;
+	kill(server->pid, SIGKILL);
+	/* It may hang in the file system of the image; then the kernel ends it later. */
+	while (!(found = waitpid(server->pid, &status, WNOHANG)) && (clock_gettime(CLOCK_MONOTONIC, &now), now.tv_sec < until))
+		sigtimedwait(ended, NULL, &(struct timespec){.tv_nsec = 100000000});
+	if (found > 0 && by_itself)
+		complain_of(server, status);
+	server->pid = 0;
+}
+
+void servers_end(bool in_use) {
 	sigset_t ended, before;
+	struct timespec now;
 	sigemptyset(&ended);
 	sigaddset(&ended, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &ended, &before);
-	for (size_t i = 0; i < server_count; i++)
-		if (servers[i].pid > 0)
-			kill(servers[i].pid, SIGKILL);
-	struct timespec now, until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += LAST_WAIT / 1000;
-	now = until;
-	for (size_t i = 0; i < server_count; i++) /* one may hang in the file system of the image: then the kernel ends it */
-		while (servers[i].pid > 0 && !waitpid(servers[i].pid, NULL, WNOHANG) && (clock_gettime(CLOCK_MONOTONIC, &now), now.tv_sec <= until.tv_sec))
-			sigtimedwait(&ended, NULL, &(struct timespec){.tv_nsec = 100000000});
-	server_count = 0;
-	sigprocmask(SIG_SETMASK, &before, NULL);
+	for (size_t i = 0; i < server_count; i++) {
+		if (servers[i].pid <= 0)
+			continue;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		sigprocmask(SIG_BLOCK, &ended, &before);
+		end_server(&servers[i], in_use, &ended, now.tv_sec + LAST_WAIT);
+		sigprocmask(SIG_SETMASK, &before, NULL);
+	}
 }

@@ -117,7 +117,8 @@ bool server_ended(pid_t pid, int status, bool in_use);
 void servers_keep(void);
 /* In a process that is not their parent. */
 void servers_disown(void);
-void servers_end(void);
+/* Says so if one ended before, and the payload still needed it. */
+void servers_end(bool in_use);
 
 /* ---- receipt.c ---- */
 

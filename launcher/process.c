@@ -126,7 +126,7 @@ void restore_limits(void) {
 void front_again(const char *reason) {
 	if (!is_top())
 		return; /* the caller's words go to whoever can do something */
-	servers_end();
+	servers_end(false);
 	cgroup_end();
 	if (speech.mute && !strcmp(reason, "stale") && tell(MESSAGE_STALE, NULL, 0))
 		_exit(speech.code);

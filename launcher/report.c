@@ -82,7 +82,7 @@ _Noreturn static void fatal(const char *dunnage, const char *foreign, const char
 	bool hint = fix && *fix;
 	appendf(&text, "%s", dunnage);
 	tell_failure(text.bytes, hint ? fix : "");
-	servers_end();
+	servers_end(false);
 	if (speech.mute)
 		_exit(speech.code);
 	text.used = 0;

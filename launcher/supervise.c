@@ -448,12 +448,12 @@ static _Noreturn void finish(int status) {
 		const char *sentence = failure + sizeof class;
 		speech.failure = (enum failure)class;
 		facts[FACT_STATUS] = UNKNOWN;
-		servers_end();
+		servers_end(false);
 		end_failed(sentence, sentence + strlen(sentence) + 1);
 		_exit(speech.code);
 	}
 	facts[FACT_STATUS] = (uint64_t)status;
-	servers_end();
+	servers_end(executed);
 	if (is_top())
 		cgroup_end();
 	phase_ended(FACT_ENDED_US);

@@ -63,6 +63,24 @@ def report(output: str) -> dict[str, dict[str, str]]:
     return {each["id"]: each for each in json.loads(output)["checks"]}
 
 
+@pytest.mark.requirement("CHK-24", "CLT-04")
+def test_image_files_are_tried(tmp_path: Path) -> None:
+    need("image files")
+    checks = report(call(FRONT, "check", "--json", env={"TMPDIR": str(tmp_path)}, cwd="/").stdout)
+    assert checks["CHK-24"]["result"] == "pass", checks["CHK-24"]
+    assert "squashfuse" in checks["CHK-24"]["read"]
+
+
+@pytest.mark.requirement("CHK-24")
+def test_machine_without_fuse_is_able_all_the_same(tmp_path: Path) -> None:
+    need("image files")
+    done = inside(f"mount --bind /etc/passwd /dev/fuse; TMPDIR={tmp_path} exec {FRONT} check --json", "--mount")
+    document = json.loads(done.stdout)
+    check = report(done.stdout)["CHK-24"]
+    assert document["runs_containers"] and check["result"] == "warn", done
+    assert check["read"].startswith("EACCES on opening /dev/fuse") and check["fix"]
+
+
 @pytest.mark.requirement("CHK-01", "CHK-02", "CHK-11", "CHK-12", "CHK-15", "CHK-17", "CHK-18", "CHK-19", "CHK-27")
 def test_this_machine_is_found_able(tmp_path: Path) -> None:
     need("new proc")

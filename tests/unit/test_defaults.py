@@ -392,11 +392,6 @@ def test_a_bind_of_the_outer_container_may_be_missing() -> None:
     assert composition.warnings == []
 
 
-@requirement("CLI-96", "CLI-28")
-def test_data_images_are_refused_in_known_words() -> None:
-    assert "Failed to mount image" in refusal(Machine(), "exec -B /data/in:/x:image-src=/ IMAGE true").sentence
-
-
 @requirement("CLI-97", "CNF-08")
 def test_without_user_bind_control_the_user_is_told_once() -> None:
     machine = Machine()

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -74,28 +73,12 @@ def test_an_image_that_may_not_be_entered(tmp_path: Path) -> None:
     assert "EACCES" in refusal(b"img", tmp_path).sentence
 
 
-@requirement("CLI-28", "FLG-53")
-@pytest.mark.parametrize("content, word", [
-    (b"#!/usr/bin/env run-singularity\n" + b"\0" + b"SIF_MAGIC\0", "SIF"),
-    (b"hsqs" + bytes(100), "squashfs"),
-    (bytes(1080) + b"\x53\xef" + bytes(100), "ext3"),
-    (b"\x1f\x8b" + bytes(100), "archive"),
-])
-def test_image_files_are_named_by_their_kind(tmp_path: Path, content: bytes, word: str) -> None:
-    (tmp_path / "image.file").write_bytes(content)
-    error = refusal(b"image.file", tmp_path)
-    assert error.sentence.startswith("Failed to mount image image.file: error: ENOTSUP")
-    assert word in error.why
-    assert "unpack" in error.fix
-
-
-def test_other_files_are_no_images(tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("hello")
-    os.mkfifo(tmp_path / "fifo")
-    with socket.socket(socket.AF_UNIX) as bound:
-        bound.bind(os.fsencode(tmp_path / "s"))
-        for name in (b"text", b"fifo", b"s"):
-            assert "ENOTDIR" in refusal(name, tmp_path).sentence
+@requirement("FLG-53")
+def test_a_file_is_found_whatever_it_is(tmp_path: Path) -> None:
+    (tmp_path / "image.file").write_bytes(b"hsqs")
+    found = lookup(b"image.file", tmp_path)
+    assert (found.form, found.path) == ("file", bytes(tmp_path / "image.file"))
+    assert found.name == b"image.file"
 
 
 @requirement("FLG-53", "FLG-52")

@@ -14,8 +14,9 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
-from dunnage.baseline import trial
+from dunnage.baseline import probe_image, trial
 from dunnage.baseline.report import FAIL, PASS, SKIP, WARN, Result
+from dunnage.host import fuse, site
 from dunnage.messages import escape
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _EXIT_37 = {
     "x86_64": (62, bytes.fromhex("bf25000000 b83c000000 0f05")),            # mov edi,37; mov eax,60; syscall
     "aarch64": (183, struct.pack("<3I", 0xD28004A0, 0xD2800BA8, 0xD4000001)),  # mov x0,37; mov x8,93; svc 0
 }
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # by the names of the SIF format
 
 # Profiles that depend on a gate; for the others its failure is a warning. CHK-15 concerns all.
 OWNERS = {"CHK-17": ("osg",), "CHK-18": ("lhcb",), "CHK-19": ("cms", "lhcb")}
@@ -134,6 +137,9 @@ def _keep(place: str, lifeline: int, say: int) -> int:
             with open(path, "wb") as file:
                 file.write(program)
             os.chmod(path, 0o755)
+            file_image = os.path.join(folder, "image.sif")
+            probe_image.write(file_image, "exit_37", program, ARCHITECTURES[os.uname().machine])
+            os.chmod(file_image, 0o644)
         os.write(say, os.fsencode(folder))
         os.close(say)
         os.read(lifeline, 1)
@@ -208,6 +214,32 @@ def nested(front: Front, profile: str) -> Result:
     return judge("CHK-19", profile, outcome, outcome.status == EXIT_CODE, "container in a container: works")
 
 
+def image_file(front: Front, profile: str) -> Result:
+    """CHK-24: the same image as a file, which takes FUSE to be started without unpacking it (CLT-04, CLT-11)."""
+    def look() -> tuple[str, str]:
+        if front.nobody:
+            trial.become_nobody()
+        policy = site.read()
+        try:
+            fuse.check(policy)
+            return escape(fuse.find(policy, b"")), ""
+        except fuse.Unable as unable:
+            return unable.why, unable.fix
+
+    if not os.path.exists(front.program):
+        return Result("CHK-24", SKIP, f"no probe program for {os.uname().machine}")
+    try:
+        found, fix = trial.in_child(look, front.budget.at_most(SECONDS))
+        if fix:
+            return Result("CHK-24", WARN, f"{found}: image files must be unpacked to run", fix)
+        outcome = start(front, "exec", "-C", front.image + ".sif", "/exit_37")
+    except trial.NoAnswer as silence:
+        return Result("CHK-24", WARN, f"{silence}")
+    if outcome.status == EXIT_CODE and not outcome.output:
+        return Result("CHK-24", PASS, f"exec -C in a SIF file: works, by {found}")
+    return Result("CHK-24", WARN, str(outcome), outcome.fix())
+
+
 def judge(check: str, profile: str, outcome: Outcome, good: bool, done: str) -> Result:
     """A result from how a probe ended; `done` says what works."""
     if good:
@@ -229,5 +261,5 @@ def probe_place(wanted: str) -> str:
 
 
 GATES: dict[str, Callable[[Front, str], Result]] = {
-    "CHK-15": htcondor, "CHK-17": missing_target, "CHK-18": silent_pwd, "CHK-19": nested,
+    "CHK-24": image_file, "CHK-15": htcondor, "CHK-17": missing_target, "CHK-18": silent_pwd, "CHK-19": nested,
 }

@@ -57,7 +57,11 @@ def document(prepared: Prepared, action: bytes, options: Options) -> dict[str, A
     operations = composition.operations
     return {
         "verb": _text(action),
-        "image": {"given": _text(prepared.reference.text), "path": _text(prepared.reference.path)},
+        "image": {
+            "given": _text(prepared.reference.text), "path": _text(prepared.reference.path),
+            "form": prepared.reference.form,
+            "shown_by": _text(prepared.reference.server.program) if prepared.reference.server else None,
+        },
         "command": [_text(word) for word in composition.command],
         "working_directories": [_text(operation[2]) for operation in operations if operation[0] == b"workdir"],
         "home": _text(wanted.home),
@@ -148,7 +152,7 @@ def shown(report: dict[str, Any]) -> str:
         f"  namespaces         {' '.join(report['namespaces'])}",
         f"  configuration      {' '.join(map(_printable, report['configuration'])) or 'built in'}",
         "",
-        f"/  {_printable(image['path'])}, read-only" + _opening(report, "/"),
+        f"/  {_printable(image['path'])}{_shown_by(image)}, read-only" + _opening(report, "/"),
     ]
     root = _Place()
     for opened in report["opened"]:
@@ -186,6 +190,12 @@ def shown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _shown_by(image: dict[str, Any]) -> str:
+    if not image["shown_by"]:
+        return ""
+    return f", {image['form']}, shown by {_printable(image['shown_by'])}"
+
+
 def _worth_saying(entry: dict[str, Any]) -> bool:
     """Is the reason of this launch, rather than one that is the same for all?"""
     if entry["by"] == "site" or entry["planned"] == "unavailable":
@@ -213,7 +223,8 @@ def _branches(place: _Place, indent: str, lines: list[str]) -> None:
 
 def _mount(request: dict[str, Any]) -> str:
     what = {
-        "host": f"{_printable(request['source'])} of the host", "generated": "a generated file",
+        "host": f"{_printable(request['source'])} of the host",
+        "image": f"a directory of the image {_printable(request['source'])}", "generated": "a generated file",
         "private": "an empty directory of this launch", "proc": "a new proc", "tmpfs": "a new tmpfs",
         "devpts": "a new devpts", "mqueue": "a new mqueue", "link": "a link",
     }[request["origin"]]

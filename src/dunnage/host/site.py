@@ -42,7 +42,10 @@ KEYS: dict[bytes, tuple[str, tuple[str, ...]]] = {
     b"enable overlay": ("enable_overlay", ("yes", "no", "driver", "try")),
     b"always use nv": ("always_use_nv", YES_NO),
     b"always use rocm": ("always_use_rocm", YES_NO),
+    b"binary path": ("binary_path", TEXT),
     # Ours.
+    b"enable fuse": ("enable_fuse", YES_NO),
+    b"squashfuse path": ("squashfuse_path", TEXT),
     b"kill leftovers": ("kill_leftovers", YES_NO),
     b"require protections": ("require_protections", LIST),
     b"limits without cgroup": ("limits_without_cgroup", ("fail", "warn")),
@@ -60,7 +63,7 @@ KEYS: dict[bytes, tuple[str, tuple[str, ...]]] = {
 WITHOUT_EFFECT = (
     b"allow ", b"limit container ", b"max loop devices", b"shared loop devices", b"enable underlay",
     b"enable fusemount", b"use nvidia-container-cli", b"nvidia-container-cli path", b"systemd cgroups",
-    b"memory fs type", b"binary path", b"suidbinary path", b"cryptsetup path", b"ldconfig path", b"go path",
+    b"memory fs type", b"suidbinary path", b"cryptsetup path", b"ldconfig path", b"go path",
     b"mksquashfs ", b"unsquashfs ", b"download ", b"cni ", b"root default capabilities", b"image driver",
     b"apptheus socket path", b"sync writable extfs",
 )
@@ -74,6 +77,9 @@ class SitePolicy:
     mount_dev             ``yes``, ``no`` or ``minimal``
     sessiondir_max_size   MiB; ours is 1024 where no file says otherwise (CLI-83)
     enable_overlay        ``yes``, ``no``, ``driver`` or ``try``; ``no`` means binds only (R8)
+    binary_path           where programs of the host are looked for, colons between; ``$PATH`` is the caller's
+    squashfuse_path       the program that shows image files; empty: looked for
+    enable_fuse           image files may be shown by it; else they are unpacked
     limits_without_cgroup ``fail`` or ``warn``
     registry_mirror       ``REGISTRY MIRROR`` of each
     registry_time_limit   seconds for one image
@@ -98,6 +104,8 @@ class SitePolicy:
         self.sessiondir_max_size = 1024
         self.enable_overlay = "yes"
         self.always_use_nv = self.always_use_rocm = False
+        self.binary_path = self.squashfuse_path = ""
+        self.enable_fuse = True
         self.kill_leftovers = False
         self.require_protections: list[bytes] = []
         self.limits_without_cgroup = "fail"

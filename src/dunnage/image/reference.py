@@ -1,4 +1,4 @@
-"""From the image argument to a directory, or to a sentence that says what works today."""
+"""From the image argument to a directory or file, or to a sentence that says what works today."""
 from __future__ import annotations
 
 import posix
@@ -10,26 +10,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.host.facts import MountTable
     from dunnage.host.tree import HostDisk
+    from dunnage.plan.mounts import Server
 
 UNPACKED = "/cvmfs/unpacked.cern.ch"
 
 
 class Reference:
-    """An image directory, resolved once and never again (CLI-112).
+    """An image directory or file, resolved once and never again (CLI-112).
 
     text         as the user typed it
     spelled      the same as an absolute path, links as they are; what the payload is told (CLI-66)
     path         without links
+    form         ``directory``; ``file``, and once that was opened ``SIF`` or ``squashfs``
+    server       that shows it, if it is a file
     """
 
-    __slots__ = ("text", "spelled", "path", "device", "inode")
+    __slots__ = ("text", "spelled", "path", "device", "inode", "form", "server")
 
-    def __init__(self, text: bytes, spelled: bytes, path: bytes, device: int, inode: int) -> None:
+    def __init__(
+        self, text: bytes, spelled: bytes, path: bytes, device: int, inode: int, form: str = "directory",
+    ) -> None:
         self.text = text
         self.spelled = spelled
         self.path = path
         self.device = device
         self.inode = inode
+        self.form = form
+        self.server: Server | None = None
 
     @property
     def name(self) -> bytes:
@@ -37,9 +44,12 @@ class Reference:
 
 
 def find(text: bytes, cwd: bytes, host: HostDisk, mounts: MountTable) -> Reference:
-    """DunnageError unless `text` names a directory that this account may enter. An automount there happens now."""
+    """DunnageError unless `text` names a directory that this account may enter, or a file.
+
+    An automount there happens now.
+    """
     if not text:
-        raise _cannot_open(text, "ENOENT", "the name is empty", "give the path of an unpacked image, or /")
+        raise cannot_open(text, "ENOENT", "the name is empty", "give the path of an unpacked image, or /")
     form = _remote_form(text)
     if form:
         raise _not_yet(text, form)
@@ -52,9 +62,9 @@ def find(text: bytes, cwd: bytes, host: HostDisk, mounts: MountTable) -> Referen
     except OSError as error:
         raise _unreachable(text, given, error) from None
     if kind != "dir":
-        raise _a_file(text, path)
+        return Reference(text, _tidy(given), path, device, inode, "file")
     if not posix.access(path, posix.X_OK):
-        raise _cannot_open(
+        raise cannot_open(
             text, "EACCES", "your account may not enter this directory",
             f"ask its owner for `chmod a+rx {escape(path)}`",
         )
@@ -92,7 +102,7 @@ def _not_yet(text: bytes, form: str) -> DunnageError:
         fix += f", or use {UNPACKED}/{escape(name)} where CVMFS has it"
     elif form == "a running instance":
         fix = "give the image directory itself: instances cannot be joined yet"
-    return _cannot_open(text, "ENOTSUP", f"it is {form}, which this version cannot run", fix)
+    return cannot_open(text, "ENOTSUP", f"it is {form}, which this version cannot run", fix)
 
 
 def _unreachable(text: bytes, given: bytes, error: OSError) -> DunnageError:
@@ -110,50 +120,10 @@ def _unreachable(text: bytes, given: bytes, error: OSError) -> DunnageError:
     else:
         why = "it cannot be reached"
         fix = remedy(name) or "check the permissions and the length of the path"
-    return _cannot_open(text, name, why, fix)
+    return cannot_open(text, name, why, fix)
 
 
-def _a_file(text: bytes, path: bytes) -> DunnageError:
-    kind = _file_form(path)
-    if not kind:
-        return _cannot_open(text, "ENOTDIR", "it is neither a directory nor an image file", "give an unpacked image")
-    shown = escape(text)
-    if kind == "a SIF image":
-        fix = f"unpack it with `apptainer build --sandbox DIR {shown}`, then use DIR"
-    elif kind == "a squashfs image":
-        fix = f"unpack it with `unsquashfs -d DIR {shown}`, then use DIR"
-    else:
-        fix = "unpack it into a directory and give that"
-    why = f"it is {kind}, which this version cannot run"
-    return DunnageError(
-        f"open the image '{shown}'", why, fix, sentence=f"Failed to mount image {shown}: error: ENOTSUP, {why}",
-        kind=IMAGE,
-    )
-
-
-def _file_form(path: bytes) -> str:
-    try:
-        file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
-    except OSError:
-        return ""
-    try:
-        head = posix.read(file, 2048)
-    except OSError:
-        return ""
-    finally:
-        posix.close(file)
-    if head[32:41] == b"SIF_MAGIC":
-        return "a SIF image"
-    if head[:4] == b"hsqs":
-        return "a squashfs image"
-    if head[1080:1082] == b"\x53\xef":
-        return "an ext3 image"
-    if head[257:262] == b"ustar" or head[:2] == b"\x1f\x8b":
-        return "an archive"
-    return ""
-
-
-def _cannot_open(text: bytes, name: str, why: str, fix: str) -> DunnageError:
+def cannot_open(text: bytes, name: str, why: str, fix: str) -> DunnageError:
     shown = escape(text)
     return DunnageError(
         f"open the image '{shown}'", f"{name}, {why}", fix,

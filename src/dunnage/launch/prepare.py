@@ -111,7 +111,12 @@ def prepare(
         verb, caller.name, words[1:], options, caller.environment, caller.front, dunnage.__version__.encode(), frozen,
         pid,
     )
-    composition = compose.compose(request, policy, host_facts, host, image, DiskTree(image.path))
+    if image.form == "file" or any(bind.image_src or bind.image_id for bind in options.binds):
+        from dunnage.launch import image_file
+
+        composition = image_file.compose(request, policy, host_facts, host, image)
+    else:
+        composition = compose.compose(request, policy, host_facts, host, image, DiskTree(image.path))
     composition.warnings[:0] = policy.warnings
     composition.notes[:0] = policy.notes
     return Prepared(composition, host_facts, policy, image)

@@ -111,7 +111,7 @@ def compose(
 
     image = Image(
         tree, reference.path, reference.device, reference.inode, private=not facts.mounts.holds_autofs(reference.path),
-        trigger=facts.mounts.triggers(reference.path), text=reference.text,
+        trigger=facts.mounts.triggers(reference.path), text=reference.text, server=reference.server,
     )
     strategy = "binds" if policy.enable_overlay == "no" else options.underlay_strategy
     ways = Underlay(strategy, create_on_host=not options.strict)

@@ -350,12 +350,6 @@ def _home(
 def _user_bind(wanted: Wanted, bind: Bind, rank: int, cwd: bytes, minimal: bool, with_dev: bool) -> None:
     source = _absolute(bind.source, cwd)
     destination = bind.destination or clean_path(source)
-    if bind.image_src or bind.image_id:
-        raise DunnageError(
-            f"use {escape(bind.text)}", "data images cannot be mounted by this version",
-            "unpack it and bind the directory",
-            sentence=f"Failed to mount image {escape(source)}: error: ENOTSUP, data images are not supported yet",
-        )
     if destination.startswith(b"/dev/"):
         reason = "there is no /dev" if not with_dev else (
             "below a minimal /dev only the same path can be used" if minimal and destination != source else ""
@@ -363,6 +357,13 @@ def _user_bind(wanted: Wanted, bind: Bind, rank: int, cwd: bytes, minimal: bool,
         if reason:
             wanted.warnings.append(f"{escape(bind.text)}: ignored, {reason}")
             return
+    if bind.image_src or bind.image_id:
+        assert bind.image  # whoever prepares looks for it
+        wanted.mounts.append(Mount(
+            destination, "image", "dir", path=bind.image.path, writable=False, rank=rank, explicit=not bind.inherited,
+            text=bind.text, image=bind.image,
+        ))
+        return
     try:
         wanted.bind(
             source, destination, USER, bind.text, rank=rank, explicit=not bind.inherited, writable=bind.writable,

@@ -31,6 +31,8 @@ def freeze(
         name = operation[0]
         if name == b"source":
             operation = (*operation[:3], b"0", b"0", *operation[5:])
+        elif name == b"image-file":
+            operation = (*operation[:2], b"0", b"0", *operation[4:])
         elif name in (b"point-dir", b"point-file"):
             above, slash, _ = operation[3].partition(b"/")
             if slash:

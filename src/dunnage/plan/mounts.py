@@ -44,7 +44,8 @@ class Mount:
                  ``private``: an empty writable directory of this launch; ``proc``, ``tmpfs``,
                  ``devpts``, ``mqueue``: a new file system; ``link``: a symbolic link with text
                  `content`, only ever inside one of our own file systems; ``credentials``: a
-                 directory of copies of `files`, each (name, host path, text)
+                 directory of copies of `files`, each (name, host path, text); ``image``: a
+                 directory in an image file
     kind         ``dir`` or ``file``: what `path` is after following links on the host
     layer        one of the classes above
     rank         order within equals: of two mounts at one place the *higher* rank wins
@@ -54,7 +55,7 @@ class Mount:
 
     __slots__ = (
         "destination", "origin", "path", "kind", "writable", "layer", "rank", "explicit", "text",
-        "device", "private", "trigger", "dev", "ino", "content", "mode", "size", "inodes", "files",
+        "device", "private", "trigger", "dev", "ino", "content", "mode", "size", "inodes", "files", "image",
     )
 
     def __init__(
@@ -62,6 +63,7 @@ class Mount:
         layer: int = USER, rank: int = 0, explicit: bool = False, text: bytes = b"", device: bool = False,
         private: bool = False, trigger: bool = False, dev: int = 0, ino: int = 0, content: bytes = b"",
         mode: int = 0o755, size: int = 0, inodes: int = 0, files: Sequence[tuple[bytes, bytes, bytes]] = (),
+        image: DataImage | None = None,
     ) -> None:
         self.destination = destination
         self.origin = origin
@@ -82,15 +84,51 @@ class Mount:
         self.size = size          # of a tmpfs, bytes and inodes
         self.inodes = inodes
         self.files = files
+        self.image = image
+
+
+class Server:
+    """The program of the host that shows an image file to one container (R11).
+
+    program    link-free path
+    arguments  with the file as /proc/self/fd/3 and /dev/fuse as /dev/fd/4
+    reads      what it may read and execute; empty: everything
+    """
+
+    __slots__ = ("program", "arguments", "reads")
+
+    def __init__(self, program: bytes, arguments: Sequence[bytes], reads: Sequence[bytes] = ()) -> None:
+        self.program = program
+        self.arguments = arguments
+        self.reads = reads
+
+
+class DataImage:
+    """A directory in an image file that is not the one to run (CLI-96).
+
+    path, dev, ino  of the file, canonical
+    tree            a look into it
+    below           the directory, link-free and without a leading slash; empty: all of it
+    """
+
+    __slots__ = ("path", "dev", "ino", "tree", "below", "server")
+
+    def __init__(self, path: bytes, dev: int, ino: int, tree: Tree, below: bytes, server: Server) -> None:
+        self.path = path
+        self.dev = dev
+        self.ino = ino
+        self.tree = tree
+        self.below = below
+        self.server = server
 
 
 class Image:
     """The tree that becomes the container's root."""
 
-    __slots__ = ("tree", "path", "dev", "ino", "private", "trigger", "text")
+    __slots__ = ("tree", "path", "dev", "ino", "private", "trigger", "text", "server")
 
     def __init__(self, tree: Tree, path: bytes, dev: int, ino: int, *, private: bool = True,
-                 trigger: bool = False, text: bytes = b"") -> None:
+                 trigger: bool = False, text: bytes = b"", server: Server | None = None) -> None:
         self.tree = tree
         self.path = path          # canonical host path
         self.dev = dev
@@ -98,6 +136,7 @@ class Image:
         self.private = private    # false where autofs lies at or below it (R14)
         self.trigger = trigger
         self.text = text          # as the user spelled it
+        self.server = server      # of an image file
 
 
 class Underlay:

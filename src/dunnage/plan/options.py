@@ -3,6 +3,10 @@ from __future__ import annotations
 
 from dunnage.messages import NORMAL
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.plan.mounts import DataImage
+
 NO_LIMIT = 2**64 - 1  # of a resource
 LONGEST = 2**31 - 1   # milliseconds of a limit of time: 24 days, and what poll takes
 # Resources of each process that can be limited, in bytes and in numbers.
@@ -18,12 +22,13 @@ class Bind:
     writable     false with ``ro``
     image_src    path inside `source`, which is then a data image (CLI-96); else empty
     image_id     number of a partition of such an image; else empty
+    image        what was found there; None while nobody looked
     nested       containers started inside get it again (CLI-67)
     inherited    asked for by an outer container: skipped when the source is missing (CLI-87)
     text         origin and spelling for messages: ``--bind a:b``, ``APPTAINER_BINDPATH a:b``
     """
 
-    __slots__ = ("source", "destination", "writable", "image_src", "image_id", "nested", "inherited", "text")
+    __slots__ = ("source", "destination", "writable", "image_src", "image_id", "image", "nested", "inherited", "text")
 
     def __init__(
         self, source: bytes, destination: bytes = b"", *, writable: bool = True, image_src: bytes = b"",
@@ -34,6 +39,7 @@ class Bind:
         self.writable = writable
         self.image_src = image_src
         self.image_id = image_id
+        self.image: DataImage | None = None
         self.nested = nested
         self.inherited = inherited
         self.text = text

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dunnage.plan.mounts import HostTree, Image, Mount, Underlay
+    from dunnage.plan.mounts import HostTree, Image, Mount, Server, Underlay
     from dunnage.plan.view import Node, Zone
 
     Operation = tuple[bytes, ...]
@@ -155,13 +155,22 @@ class Assembly:
 
     def _number_objects(self) -> None:
         image = self.view.image
-        self.sources.append((
-            b"source", b"%d" % IMAGE, b"dir", b"%d" % image.dev, b"%d" % image.ino,
-            flags(ro=True, private=image.private, trigger=image.trigger), b"0", image.path))
+        if image.server:
+            self.sources += image_file(IMAGE, image.server, image.dev, image.ino, b"0", b"", image.path)
+        else:
+            self.sources.append((
+                b"source", b"%d" % IMAGE, b"dir", b"%d" % image.dev, b"%d" % image.ino,
+                flags(ro=True, private=image.private, trigger=image.trigger), b"0", image.path))
         accepted = [(i, mount) for i, mount in enumerate(self.view.mounts) if i not in self.view.skipped]
         for index, mount in accepted:
             if mount.origin == "host":
                 self.objects[index] = self._source(index, read_only=not mount.writable)
+            elif mount.image:
+                shown = mount.image
+                self.objects[index] = self.count
+                self.sources += image_file(
+                    self.count, shown.server, shown.dev, shown.ino, self._request(index), shown.below, shown.path)
+                self.count += 1
         for index, mount in accepted:
             number = self.count
             if mount.origin == "generated":
@@ -292,7 +301,7 @@ class Assembly:
         if origin == "link":
             return
         self.mount_calls += 1
-        if origin in ("host", "generated", "private", "credentials"):
+        if origin in ("host", "generated", "private", "credentials", "image"):
             kind = mount.kind if ours else node.was
             text = self.view.read(node) if kind == LINK else b""
             self.placing.append((
@@ -370,6 +379,17 @@ class Assembly:
         if self._submounts(node):
             return "binds", "file systems are mounted below it"
         return "overlay", f"{n} entries to take over, more than {threshold}"
+
+
+def image_file(number: int, server: Server, dev: int, ino: int, request: bytes, below: bytes,
+               path: bytes) -> list[Operation]:
+    """An object that a server shows from an image file."""
+    name = b"%d" % number
+    return [
+        (b"image-file", name, b"%d" % dev, b"%d" % ino, request, below, server.program, path),
+        *((b"server-argument", name, argument) for argument in server.arguments),
+        *((b"server-reads", name, place) for place in server.reads),
+    ]
 
 
 def lacks_points(directory: Node) -> bool:

@@ -213,6 +213,9 @@ class View:
             fixed = mount.layer in (KERNEL, DEV) or node.path[1:] in KERNEL_POINTS
             rule = FIXED if fixed else HOST if mount.writable else OPEN
             return Zone(self.host, mount.path.rstrip(b"/"), len(node.path), rule, index)
+        if mount.image:
+            top = b"/" + mount.image.below if mount.image.below else b""
+            return Zone(mount.image.tree, top, len(node.path), OPEN, index)
         rule = OWN if mount.origin in ("private", "tmpfs") else FIXED
         return Zone(None, b"", len(node.path), rule, index)
 
@@ -363,7 +366,7 @@ class View:
         node = self.nodes[index]
         if node is not None and node.path != mount.destination and escape(node.path) not in why:
             why += f" (it leads to '{escape(node.inside)}')"
-        bind = mount.origin == "host"
+        bind = mount.origin in ("host", "image")
         sentence = f"Not mounting requested bind point {escape(mount.destination)}: error: {why}" if bind else ""
         return DunnageError(describe(mount), why, refusal.fix, sentence=sentence)
 
@@ -397,6 +400,8 @@ def describe(mount: Mount) -> str:
     destination = escape(mount.destination)
     if mount.origin == "host":
         return f"bind '{escape(mount.path)}' on '{destination}'"
+    if mount.image:
+        return f"show '/{escape(mount.image.below)}' of the image '{escape(mount.path)}' on '{destination}'"
     if mount.origin == "generated":
         return f"put a generated file on '{destination}'"
     if mount.origin == "private":
