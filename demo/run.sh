@@ -103,6 +103,18 @@ find_image() {
 	say "taking the host's own / as the image instead: the operating system inside will be the same"
 }
 
+# Sets `layout`: the image once more, as the layer that a registry will hand out; or empty. Only who owns the image may
+# read all of it.
+pack_image() {
+	layout=''
+	[ "$image" != / ] && command -v docker-registry > /dev/null || return 0
+	if [ ! -e "$image.layout" ] && [ -O "$image" ]; then
+		say "packing $image as an OCI image, once"
+		"$base/prefix/bin/dunnage" -s build "oci:$image.layout:latest" "$image" || return 0
+	fi
+	[ ! -e "$image.layout" ] || layout=$image.layout
+}
+
 # A build needs a tree that may be written to; a clone of somebody else is copied.
 install_dunnage() {
 	source=$tree
@@ -143,7 +155,7 @@ lay_out_site() {
 	echo '4711 collisions of run 42' > "$base/storage/cache/run42.events"
 	echo 'release 25.0.1' > "$base/cvmfs/atlas.cern.ch/repo/sw/release"
 	cp "$tree/demo/job.sh" "$base/job/job.sh"
-	cp "$tree/demo/tour.sh" "$tree/demo/spy.sh" "$tree/demo/told.py" "$base/"
+	cp "$tree/demo/tour.sh" "$tree/demo/spy.sh" "$tree/demo/told.py" "$tree/demo/registry.py" "$base/"
 	if [ -n "$as_user" ]; then chown -R "$user:" "$base/job"; fi
 }
 
@@ -163,6 +175,7 @@ flock -n 9 || { say "waiting for another demo that runs in $base"; flock 9; }
 "$tree/packaging/setup.sh" demo || say "going on without"
 install_dunnage
 find_image
+pack_image
 choose_user
 lay_out_site
 
@@ -170,7 +183,7 @@ status=0
 # The user's own surroundings: nothing of root's environment belongs there.
 # shellcheck disable=SC2086
 (cd "$base/job" && exec 9>&- && $as_user env -i PATH=/usr/local/bin:/usr/bin:/bin HOME="$home" USER="$user" \
-	LANG=C.UTF-8 TERM="${TERM:-dumb}" ${NO_COLOR:+NO_COLOR=1} sh "$base/tour.sh" "$base" "$image") || status=$?
+	LANG=C.UTF-8 TERM="${TERM:-dumb}" ${NO_COLOR:+NO_COLOR=1} sh "$base/tour.sh" "$base" "$image" "$layout") || status=$?
 [ "$status" = 0 ] || exit "$status"
 echo
 if [ "$image" = / ]; then

@@ -1,8 +1,10 @@
 #!/bin/sh
-# The jobs themselves, run by an unprivileged user. Usage: tour.sh BASE IMAGE; the working directory is BASE/job.
+# The jobs themselves, run by an unprivileged user. Usage: tour.sh BASE IMAGE LAYOUT; the working directory is BASE/job.
+# LAYOUT is the image as an OCI layout, or empty.
 set -eu
 base=$1
 image=$2
+layout=$3
 PATH=$base/prefix/bin:$PATH
 
 bold='' plain=''
@@ -97,6 +99,31 @@ unset TOKEN
 
 title 'What the receipt tells of eve'
 try python3 "$base/told.py" eve.json
+
+title 'An image in a registry on this machine: fetched, compared with its digests, unpacked, and run'
+if [ -n "$layout" ]; then
+	registry=''
+	trap '[ -z "$registry" ] || kill "$registry"' EXIT
+	python3 "$base/registry.py" "$layout" demo/system > registry.host 2> registry.said &
+	registry=$!
+	while [ ! -s registry.host ] && kill -0 "$registry" 2> /dev/null; do sleep 0.1; done
+	if [ -s registry.host ]; then
+		reference=docker://$(cat registry.host)/demo/system
+		try dunnage pull --no-https --sandbox pulled "$reference"
+		try dunnage exec pulled sh -c '. /etc/os-release; echo "$PRETTY_NAME, $(id -un), $(ls / | wc -l) entries in /"'
+		echo 'Only its description, without fetching a layer:'
+		try dunnage inspect --no-https "$reference"
+	else
+		echo "left out: $(tail -n 1 registry.said)"
+	fi
+	[ ! -s registry.host ] || kill "$registry"
+	wait "$registry" 2> /dev/null || true
+	registry=''
+	chmod -R u+rwX pulled 2> /dev/null || true
+	rm -rf pulled registry registry.*
+else
+	echo 'left out: it needs docker-registry, and an image that was packed by its owner'
+fi
 
 if [ "$image" != / ]; then
 	title 'The image afterwards'

@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 from containers.features import need
-from images.making import Image, Shelf, directory, docker_archive, file, layer, link
+from images.making import Image, Layer, Shelf, directory, docker_archive, file, layer, link
 
 FORMS = ("oci", "oci-archive", "docker-archive")
 PROCESS = {"Env": ["PATH=/tools:/bin", "FROM_IMAGE=it's"], "Entrypoint": ["echo"], "Cmd": ["hello"],
            "Labels": {"maintainer": "me"}}
 
 
-def shell_layers() -> list[object]:
+def shell_layers() -> list[Layer]:
     """A shell, and a layer that removes and replaces."""
     need("busybox-static")
     found = shutil.which("busybox")
@@ -27,8 +27,8 @@ def shell_layers() -> list[object]:
     ]
 
 
-def image(*more: object) -> Image:
-    return Image(*shell_layers(), *more, process=PROCESS)  # type: ignore[arg-type]
+def image(*more: Layer) -> Image:
+    return Image(*shell_layers(), *more, process=PROCESS)
 
 
 def write(found: Image, form: str, place: Path, tag: str = "t") -> str:

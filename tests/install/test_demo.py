@@ -50,6 +50,8 @@ def test_demo_works_offline_twice_and_cleans_up(tree: Path, tmp_path: Path) -> N
         assert closed.count("not there") == 6 and "s3cret" not in closed
         assert "files in /tmp               demo-bob\n" in closed and "demo-eve\n" in closed
         assert "cause itself  exit code 0" in closed
+        assert "An image in a registry" in closed
+        assert "left out: " in closed or "made pulled of sha256:" in closed
     next_command = done.stdout.split("\nNext, ")[1].split("\n")[1]
     again = subprocess.run(
         ["sh", "-c", next_command], input="cat /cvmfs/atlas.cern.ch/repo/sw/release\n", capture_output=True, text=True,
