@@ -37,6 +37,11 @@ class Confined:
         )
         self._rules = _rules(self._libc, directory)
 
+    @staticmethod
+    def available() -> bool:
+        """Can the kernel keep a program from writing elsewhere?"""
+        return _version(ctypes.CDLL(None)) >= _LINKING
+
     def __enter__(self) -> Callable[[], None]:
         return self._apply
 
@@ -54,9 +59,13 @@ class Confined:
             self._libc.syscall(_RESTRICT_SELF, self._rules, 0)
 
 
+def _version(libc: ctypes.CDLL) -> int:
+    return int(libc.syscall(_CREATE_RULESET, None, 0, _VERSION))
+
+
 def _rules(libc: ctypes.CDLL, directory: int) -> int:
     """Descriptor of a ruleset, or -1."""
-    if libc.syscall(_CREATE_RULESET, None, 0, _VERSION) < _LINKING:
+    if _version(libc) < _LINKING:
         return -1
     governed = struct.pack("=Q", _WRITING | _DEVICES)
     rules = int(libc.syscall(_CREATE_RULESET, governed, len(governed), 0))

@@ -127,7 +127,8 @@ def _converted(file: int, name: str, stage: Staging, target: Target, wishes: Wis
     else:
         with contextlib.ExitStack() as stack:
             root = stage.tree() if target.form == SANDBOX else stack.enter_context(_scratch(stage, wishes))
-            for warning in unsquash(file, offset, root, shown, special=wishes.special, path=wishes.path):
+            for warning in unsquash(file, offset, root, shown, size=size, special=wishes.special, path=wishes.path,
+                                    limits=wishes.limits):
                 wishes.teller.warning(warning)
             if target.form != SANDBOX:
                 _packed(root, stage, target, wishes, *_described(root, wishes))

@@ -87,9 +87,11 @@ class Squashfs:
     this Python does not have.
     """
 
-    __slots__ = ("fd", "offset", "shown", "inodes", "time", "block_size", "fragments", "compressor", "ids", "used",
-                 "_root", "_inode_table", "_directory_table", "_fragment_table", "_id_table", "_ends", "_inflate",
-                 "_left", "_owners", "_blocks", "_paths", "_slices", "_indexes", "_last")
+    __slots__ = (
+        "fd", "offset", "shown", "inodes", "time", "block_size", "fragments", "compressor", "ids", "used", "attributes",
+        "_root", "_inode_table", "_directory_table", "_fragment_table", "_id_table", "_ends", "_inflate", "_left",
+        "_owners", "_blocks", "_paths", "_slices", "_indexes", "_last",
+    )
 
     def __init__(self, fd: int, offset: int, size: int, name: bytes = b"", budget: int = BUDGET) -> None:
         self.fd = fd
@@ -101,7 +103,7 @@ class Squashfs:
         fields = SUPERBLOCK.unpack(self._take(0, SUPERBLOCK.size))
         magic, self.inodes, self.time, self.block_size, self.fragments = fields[:5]
         self.compressor, log, _, self.ids, major, minor = fields[5:11]
-        (self._root, used, self._id_table, attributes, self._inode_table, self._directory_table, self._fragment_table,
+        (self._root, used, self._id_table, keys, self._inode_table, self._directory_table, self._fragment_table,
          exports) = fields[11:]
         if magic != MAGIC:
             raise self._bad("it is no squashfs image")
@@ -113,7 +115,8 @@ class Squashfs:
         if not 12 <= log <= 20 or self.block_size != 1 << log:
             raise self._bad(f"its blocks have {self.block_size} bytes")
         tables = [self._inode_table, self._directory_table, self._id_table, used]
-        tables += [each for each in (self._fragment_table, exports, attributes) if each != (1 << 64) - 1]
+        tables += [each for each in (self._fragment_table, exports, keys) if each != (1 << 64) - 1]
+        self.attributes = keys != (1 << 64) - 1
         tables.sort()
         if tables[0] < SUPERBLOCK.size or tables[-1] != used or not self.ids or (
                 self._inode_table >= self._directory_table):

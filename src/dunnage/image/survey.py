@@ -18,7 +18,8 @@ class Survey:
     entries: int = 0
     size: int = 0
     largest: int = 0
-    specials: int = 0  # devices, FIFOs, sockets
+    specials: int = 0    # devices, FIFOs, sockets
+    privileged: int = 0  # files and directories with a set-user-ID or set-group-ID bit
 
 
 def survey(image: Squashfs, *, entries: int = 5_000_000, size: int = 100 * GIB, path: int = 4095,
@@ -45,6 +46,7 @@ def survey(image: Squashfs, *, entries: int = 5_000_000, size: int = 100 * GIB, 
             inode = image.inode(ref)
             if inode.kind != kind:
                 raise _refused(image, f"a directory calls '{escape(name)}' what it is not")
+            found.privileged += kind in (FILE, DIRECTORY) and inode.mode & 0o6000 != 0
             if kind == DIRECTORY:
                 if ref in directories:
                     raise _refused(image, f"the directory '{escape(name)}' is in two places")
