@@ -369,7 +369,7 @@ def test_host_that_the_site_allows_is_asked_by_https_without_credentials(certifi
 def test_registry_that_is_down_is_an_error_and_no_other_is_asked() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed, Scripted() as other:
         other.serve(NAME, shelf())
-        down = "127.0.0.1:%d" % closed.getsockname()[1]
+        down = f"127.0.0.1:{closed.getsockname()[1]}"
         closed.close()
         given = access(down, other.host, default=other.host, mirrors=((other.host, other.host),))
         with pytest.raises(Refused) as caught:
