@@ -163,6 +163,7 @@ class _Extraction:
             self._stop()
         self._tally.check(self._limits)  # what each process could only roughly know of the others
         self._tree.close()
+        self._report.counts.join(self._tree.counts.numbers, self._tree.counts.examples)
         os.fchmod(self._root, self._mode)
         self._report.entries, self._report.size = self._tally.entries(), self._tally.size()
         return self._report
