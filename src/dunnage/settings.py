@@ -34,6 +34,22 @@ GLOBAL_LETTERS = {
     b"h": b"help", b"s": b"silent", b"q": b"quiet", b"v": b"verbose", b"d": b"debug", b"c": b"config",
 }
 
+# How images are fetched; of every verb that does.
+FETCHING: dict[bytes, Row] = {
+    b"docker-login": (FLAG, "docker_login", (b"DOCKER_LOGIN",)),
+    b"docker-username": (VALUE, "docker_username", (b"DOCKER_USERNAME",)),
+    b"docker-password": (VALUE, "docker_password", (b"DOCKER_PASSWORD",)),
+    b"docker-host": (VALUE, IGNORED, (b"DOCKER_HOST",)),
+    b"authfile": (VALUE, "authfile", (b"AUTH_FILE",)),
+    b"no-https": (FLAG, "no_https", (b"NOHTTPS", b"NO_HTTPS")),
+    b"nohttps": (FLAG, "no_https", ()),
+    b"disable-cache": (FLAG, "disable_cache", (b"DISABLE_CACHE",)),
+    b"tmpdir": (VALUE, "tmpdir", (b"TMPDIR",)),
+    b"cache-size": (SPEC, "cache_size", ()),
+    b"progress": (SPEC, "progress", ()),
+    b"special": (SPEC, "special", ()),
+}
+
 # Options of every verb that starts a payload.
 ACTION: dict[bytes, Row] = {
     b"help": (FLAG, "help", ()),
@@ -81,20 +97,11 @@ ACTION: dict[bytes, Row] = {
     b"ignore-subuid": (FLAG, IGNORED, (b"IGNORE_SUBUID",)),
     b"ignore-userns": (FLAG, IGNORED, (b"IGNORE_USERNS",)),
     b"ignore-fakeroot-command": (FLAG, IGNORED, (b"IGNORE_FAKEROOT_COMMAND",)),
-    # About fetching and unpacking images, which a directory does not need.
-    b"disable-cache": (FLAG, IGNORED, (b"DISABLE_CACHE",)),
+    **FETCHING,
     b"unsquash": (FLAG, IGNORED, (b"UNSQUASH",)),
     b"sif-fuse": (FLAG, IGNORED, (b"SIF_FUSE",)),
     b"tmp-sandbox": (FLAG, IGNORED, (b"TMP_SANDBOX",)),
     b"no-tmp-sandbox": (FLAG, IGNORED, (b"NO_TMP_SANDBOX",)),
-    b"tmpdir": (VALUE, IGNORED, (b"TMPDIR",)),
-    b"docker-login": (FLAG, IGNORED, (b"DOCKER_LOGIN",)),
-    b"docker-username": (VALUE, IGNORED, (b"DOCKER_USERNAME",)),
-    b"docker-password": (VALUE, IGNORED, (b"DOCKER_PASSWORD",)),
-    b"docker-host": (VALUE, IGNORED, (b"DOCKER_HOST",)),
-    b"authfile": (VALUE, IGNORED, (b"AUTH_FILE",)),
-    b"no-https": (FLAG, IGNORED, (b"NOHTTPS", b"NO_HTTPS")),
-    b"nohttps": (FLAG, IGNORED, ()),
     b"passphrase": (FLAG, IGNORED, (b"ENCRYPTION_PASSPHRASE",)),
     b"pem-path": (VALUE, IGNORED, (b"ENCRYPTION_PEM_PATH",)),
 
@@ -184,23 +191,10 @@ PAYLOAD: dict[bytes, Row] = {
     b"receipt": (VALUE, "receipt", ()),
     b"underlay-strategy": (SPEC, "underlay_strategy", ()),
     b"mount-api": (SPEC, "mount_api", ()),
+    **{name: (FETCHING[name][0], FETCHING[name][1], ()) for name in (
+        b"authfile", b"no-https", b"disable-cache", b"tmpdir", b"cache-size", b"progress", b"special")},
 }
 PAYLOAD_LETTERS = {b"h": b"help", b"B": b"bind", b"S": b"scratch"}
-
-# How images are fetched; of every verb that does.
-FETCHING: dict[bytes, Row] = {
-    b"docker-login": (FLAG, "docker_login", (b"DOCKER_LOGIN",)),
-    b"docker-username": (VALUE, "docker_username", (b"DOCKER_USERNAME",)),
-    b"docker-password": (VALUE, "docker_password", (b"DOCKER_PASSWORD",)),
-    b"docker-host": (VALUE, IGNORED, (b"DOCKER_HOST",)),
-    b"authfile": (VALUE, "authfile", (b"AUTH_FILE",)),
-    b"no-https": (FLAG, "no_https", (b"NOHTTPS", b"NO_HTTPS")),
-    b"nohttps": (FLAG, "no_https", ()),
-    b"disable-cache": (FLAG, "disable_cache", (b"DISABLE_CACHE",)),
-    b"tmpdir": (VALUE, "tmpdir", (b"TMPDIR",)),
-    b"progress": (SPEC, "progress", ()),
-    b"special": (SPEC, "special", ()),
-}
 
 # What definition files, keys and builds elsewhere need.
 _BUILDING: dict[bytes, Row] = {
@@ -275,7 +269,7 @@ OWN: dict[bytes, dict[bytes, Row]] = {
     },
     b"inspect": {
         **{name: row for name, row in FETCHING.items()
-           if name not in (b"disable-cache", b"tmpdir", b"special", b"progress")},
+           if name not in (b"disable-cache", b"tmpdir", b"cache-size", b"special", b"progress")},
         b"json": (FLAG, "json", ()), b"all": (FLAG, "all", ()), b"labels": (FLAG, "labels", ()),
         b"deffile": (FLAG, "deffile", ()), b"runscript": (FLAG, "runscript", ()),
         b"startscript": (FLAG, "startscript", ()), b"test": (FLAG, "test", ()),

@@ -82,7 +82,8 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
 
 IMAGE = (
     "IMAGE is a directory that holds an unpacked operating system, for example below /cvmfs/unpacked.cern.ch, "
-    "or / for the one this machine runs."
+    "or / for the one this machine runs; or docker://, oras://, oci:, oci-archive: or docker-archive:, which are "
+    "unpacked into the cache first."
 )
 
 # Option: (placeholder, one line).
@@ -96,6 +97,21 @@ GLOBAL: dict[bytes, tuple[str, str]] = {
     b"nocolor": ("", "no colours, also on a terminal"),
     b"config": ("FILE", "configuration file to read instead of the site's"),
 }
+
+# Of verbs that fetch images.
+FETCHING: dict[bytes, tuple[str, str]] = {
+    b"docker-username": ("NAME", "account at the registry"),
+    b"docker-password": ("WORD", "its password; better a variable, as others can read arguments"),
+    b"docker-login": ("", "ask for both"),
+    b"authfile": ("FILE", "file of credentials, in Docker's form"),
+    b"no-https": ("", "speak plain HTTP to the registry"),
+    b"nohttps": ("", "the same"),
+    b"disable-cache": ("", "keep nothing in the cache, and take nothing from it"),
+    b"tmpdir": ("DIR", "where a tree grows before it is packed, or lies that is not kept"),
+    b"cache-size": ("SIZE", "what the cache may hold, if less than the site says; what was not used for longest goes"),
+}
+PROGRESS = ("WORD", "bar, lines, none or json; by default a bar on terminals only")
+SPECIAL = ("WORD", "devices and FIFOs in it: skip, refuse the image, or create (FIFOs only)")
 
 # Headings and the options below them, in reading order.
 GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
@@ -143,6 +159,7 @@ GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
         b"underlay-strategy": ("WORD", "auto, binds or overlay"),
         b"mount-api": ("WORD", "auto or classic; for tests and broken kernels"),
     }),
+    ("Fetching an image that is no directory", {**FETCHING, b"special": SPECIAL, b"progress": PROGRESS}),
     ("Storing", {
         b"output": ("PLAN", "file for the plan; mode 0600, written whole or not at all"),
         b"force": ("", "replace it if it exists"),
@@ -216,6 +233,10 @@ PAYLOAD_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
         b"underlay-strategy": ("WORD", "auto, binds or overlay"),
         b"mount-api": ("WORD", "auto or classic; for tests and broken kernels"),
     }),
+    ("Fetching an image that is no directory", {
+        **{name: FETCHING[name] for name in (b"authfile", b"no-https", b"disable-cache", b"tmpdir", b"cache-size")},
+        b"special": SPECIAL, b"progress": PROGRESS,
+    }),
 )
 
 # The same for verbs that fetch, make and read images.
@@ -244,20 +265,11 @@ IMAGE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     ("Which image", {
         b"arch": ("ARCH", "for this architecture (amd64, arm64/v8...) instead of this machine's"),
         b"arch-variant": ("VARIANT", "variant of it, spelled apart"),
-        b"special": ("WORD", "devices and FIFOs in it: skip, refuse the image, or create (FIFOs only)"),
+        b"special": SPECIAL,
     }),
-    ("Fetching", {
-        b"docker-username": ("NAME", "account at the registry"),
-        b"docker-password": ("WORD", "its password; better a variable, as others can read arguments"),
-        b"docker-login": ("", "ask for both"),
-        b"authfile": ("FILE", "file of credentials, in Docker's form"),
-        b"no-https": ("", "speak plain HTTP to the registry"),
-        b"nohttps": ("", "the same"),
-        b"disable-cache": ("", "keep nothing in the cache, and take nothing from it"),
-        b"tmpdir": ("DIR", "where a tree grows before it is packed"),
-    }),
+    ("Fetching", FETCHING),
     ("Output", {
-        b"progress": ("WORD", "bar, lines, none or json; by default a bar on terminals only"),
+        b"progress": PROGRESS,
         b"help": ("", "show this help"),
     }),
 )

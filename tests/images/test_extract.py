@@ -53,7 +53,8 @@ def test_devices_and_fifos_are_left_out_and_counted(staging: Staging) -> None:
 @pytest.mark.requirement("LAY-34")
 def test_what_is_left_out_below_a_directory_of_a_lower_layer_is_counted_too(staging: Staging) -> None:
     report = staging.unpack(layer(directory("dev")), layer(device("dev/null", 1, 3), fifo("dev/pipe")))
-    assert report.warnings() == ['1 device nodes skipped, the first: "dev/null"', '1 FIFOs skipped, the first: "dev/pipe"']
+    assert report.warnings() == [
+        '1 device nodes skipped, the first: "dev/null"', '1 FIFOs skipped, the first: "dev/pipe"']
 
 
 def test_devices_can_be_refused(staging: Staging) -> None:

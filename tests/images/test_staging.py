@@ -379,6 +379,26 @@ def test_signal_removes_the_staging_and_ends_as_it_should(place: Place, number: 
     assert place.names() == []
 
 
+def test_signal_is_not_lost_where_python_swallows_exceptions(place: Place) -> None:
+    """As after a fork, or when something is thrown away."""
+    class Unlucky:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+
+    def stage() -> None:
+        with staging.in_order(), place.staging() as grown:
+            fill_tree(grown, "x")
+            unlucky = Unlucky()
+            del unlucky
+            while True:
+                signal.pause()
+
+    assert ended(forked(stage)) == -signal.SIGTERM
+    assert place.names() == []
+
+
 def test_signals_that_are_ignored_stay_so() -> None:
     def check() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

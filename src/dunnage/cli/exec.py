@@ -1,6 +1,9 @@
 """The verbs exec, run and shell: compose a plan and become the launcher."""
 from __future__ import annotations
 
+import posix
+
+from dunnage.image.reference import is_elsewhere
 from dunnage.launch.prepare import ready
 from dunnage.launch.start import start
 from dunnage.plan import wire
@@ -14,6 +17,12 @@ if TYPE_CHECKING:
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
     """Ends in the launcher; DunnageError when it does not come to that."""
-    prepared = ready(call, verb, options, words)
+    obtained = None
+    if is_elsewhere(words[0]):
+        from dunnage.cli import obtaining
+
+        obtained = obtaining.obtained(call, verb, options, words[0], voice)
+        posix.set_inheritable(obtained.lock, True)
+    prepared = ready(call, verb, options, words, obtained=obtained)
     voice.report(prepared.composition.warnings, prepared.composition.notes)
     start(wire.encode(prepared.composition.operations), call.launcher, call.fd)

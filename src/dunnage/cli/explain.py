@@ -1,6 +1,7 @@
 """`explain`: what a launch would mount where and why, without starting it (UND-353, ISO-53)."""
 from __future__ import annotations
 
+from dunnage.image.reference import is_elsewhere
 from dunnage.launch.prepare import prepare
 from dunnage.messages import answer, escape
 from dunnage.plan import isolation
@@ -33,7 +34,12 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         answer(describe(stored.read(words[0])))
         return 0
     action = options.action or (b"exec" if len(words) > 1 else b"run")
-    prepared = prepare(call, action, options, words)
+    obtained = None
+    if is_elsewhere(words[0]):
+        from dunnage.cli import obtaining
+
+        obtained = obtaining.obtained(call, b"explain", options, words[0], voice, runs=False)
+    prepared = prepare(call, action, options, words, obtained=obtained)
     if options.plan:
         from dunnage.plan.wire import describe
 

@@ -6,7 +6,8 @@ import posix
 from dunnage import settings
 from dunnage.cli import binds
 from dunnage.cli.parse import PREFIXES, usage
-from dunnage.errors import DunnageError
+from dunnage.errors import IMAGE, DunnageError
+from dunnage.image.reference import is_elsewhere
 from dunnage.launch import stored
 from dunnage.launch.prepare import ready
 from dunnage.messages import answer, escape
@@ -33,6 +34,11 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         raise usage(f"freeze takes no argument '{escape(words[0])}' with --from")
     if not options.text and not words:
         raise usage("freeze needs an image", "see `dunnage freeze --help`")
+    if words and is_elsewhere(words[0]):
+        raise DunnageError(
+            f"store a plan for '{escape(words[0])}'", "what it is unpacked to may be gone when the plan is started",
+            "unpack it to stay: `dunnage build --sandbox DIR IMAGE`, and give DIR", kind=IMAGE,
+        )
     stored.claim(options.output, options.force)
     operations = _from_text(options.text) if options.text else _planned(call, options, words, voice)
     stored.write(options.output, encode(operations), options.force)

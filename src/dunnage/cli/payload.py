@@ -5,6 +5,7 @@ import fcntl
 import posix
 
 from dunnage.errors import POLICY, DunnageError
+from dunnage.image.reference import is_elsewhere
 from dunnage.launch.prepare import prepare
 from dunnage.launch.start import arguments, start, unusable
 from dunnage.plan import wire
@@ -12,7 +13,7 @@ from dunnage.plan import wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.cli.call import Call
-    from dunnage.launch.prepare import Prepared
+    from dunnage.launch.prepare import Obtained, Prepared
     from dunnage.messages import Voice
     from dunnage.plan.options import Options
 
@@ -22,20 +23,28 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     _check_descriptors(options, call.fd)
     if not posix.getppid():
         _without_caller(options, voice)
+    obtained = None
+    if is_elsewhere(words[0]):
+        from dunnage.cli import obtaining
+
+        obtained = obtaining.obtained(call, verb, options, words[0], voice)
+        posix.set_inheritable(obtained.lock, True)
     terminals = () if options.share_tty else tuple(fd for fd in (0, 1, 2) if posix.isatty(fd))
     if terminals:
-        return _at_terminal(call, verb, options, words, voice, terminals)
-    prepared = prepare(call, verb, options, words, pid=posix.getppid())
+        return _at_terminal(call, verb, options, words, voice, terminals, obtained)
+    prepared = prepare(call, verb, options, words, pid=posix.getppid(), obtained=obtained)
     return start(_plan(prepared, voice), call.launcher, call.fd)
 
 
 def _at_terminal(
     call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice, terminals: tuple[int, ...],
+    obtained: Obtained | None,
 ) -> int:
     from dunnage.launch import terminal
 
     relay = terminal.Relay(terminals, 0 if options.no_die_with_caller else posix.getppid())
-    prepared = prepare(call, verb, options, words, pid=posix.getpid(), console=relay.name)
+    prepared = prepare(call, verb, options, words, pid=posix.getpid(), console=relay.name,
+                       obtained=obtained)
     plan = _plan(prepared, voice)
     try:
         status = relay.run(call.launcher, arguments(plan, call.fd))

@@ -22,6 +22,8 @@ def store(options: Options, target: str, value: bytes, origin: bytes) -> None:
         setattr(options, target, (time(first, 1), time(second, 0) if colon else GRACE))
     elif target in ("memory", "tmp_size"):
         setattr(options, target, size(value, 1 << 12))
+    elif target == "cache_size":
+        options.cache_size = size(value)
     elif target == "pids":
         options.pids = count(value, 1)
     elif target == "limits":

@@ -51,6 +51,8 @@ KEYS: dict[bytes, tuple[str, tuple[str, ...]]] = {
     b"limits without cgroup": ("limits_without_cgroup", ("fail", "warn")),
     b"check profile": ("check_profile", TEXT),
     b"vo repositories": ("vo_repositories", LIST),
+    b"image cache dir": ("image_cache_dir", TEXT),
+    b"image cache size": ("image_cache_size", NUMBER),
     b"default registry": ("default_registry", TEXT),
     b"registry mirror": ("registry_mirror", LIST),
     b"insecure registry": ("insecure_registry", LIST),
@@ -81,6 +83,8 @@ class SitePolicy:
     squashfuse_path       the program that shows image files; empty: looked for
     enable_fuse           image files may be shown by it; else they are unpacked
     limits_without_cgroup ``fail`` or ``warn``
+    image_cache_dir       where each account gets a directory of its own, or empty
+    image_cache_size      MiB
     registry_mirror       ``REGISTRY MIRROR`` of each
     registry_time_limit   seconds for one image
     files                 what was read
@@ -111,6 +115,8 @@ class SitePolicy:
         self.limits_without_cgroup = "fail"
         self.check_profile = "wlcg"
         self.vo_repositories: list[bytes] = []
+        self.image_cache_dir = ""
+        self.image_cache_size = 20480
         self.default_registry = "docker.io"
         self.registry_mirror: list[bytes] = []
         self.insecure_registry: list[bytes] = []

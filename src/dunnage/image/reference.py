@@ -23,9 +23,11 @@ class Reference:
     path         without links
     form         ``directory``; ``file``, and once that was opened ``SIF`` or ``squashfs``
     server       that shows it, if it is a file
+    name         what the payload is told, too: the last part
+    hold         descriptor that keeps the image where it is, for as long as it is used; or -1
     """
 
-    __slots__ = ("text", "spelled", "path", "device", "inode", "form", "server")
+    __slots__ = ("text", "spelled", "path", "device", "inode", "form", "server", "name", "hold")
 
     def __init__(
         self, text: bytes, spelled: bytes, path: bytes, device: int, inode: int, form: str = "directory",
@@ -37,10 +39,14 @@ class Reference:
         self.inode = inode
         self.form = form
         self.server: Server | None = None
+        self.name = spelled.rsplit(b"/", 1)[1] or b"/"
+        self.hold = -1
 
-    @property
-    def name(self) -> bytes:
-        return self.spelled.rsplit(b"/", 1)[1] or b"/"
+
+def is_elsewhere(text: bytes) -> bool:
+    """Does it name something that has to be fetched or unpacked first?"""
+    head, colon, _ = text.partition(b":")
+    return bool(colon) and head.lower() in (b"docker", b"oras", b"oci", b"oci-archive", b"docker-archive")
 
 
 def find(text: bytes, cwd: bytes, host: HostDisk, mounts: MountTable) -> Reference:

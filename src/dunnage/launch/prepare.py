@@ -36,6 +36,20 @@ if TYPE_CHECKING:
         environment: dict[bytes, bytes]
         front: bytes
 
+    class Obtained(Protocol):
+        """An image that is no directory, or was none.
+
+        text  as the user typed it
+        name  its last part
+        path  where it is now
+        lock  descriptor that keeps it there
+        """
+
+        text: bytes
+        name: bytes
+        path: bytes
+        lock: int
+
 PLACE = posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
@@ -53,15 +67,18 @@ class Prepared:
         self.reference = image
 
 
-def ready(caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False) -> Prepared:
+def ready(
+    caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False,
+    obtained: Obtained | None = None,
+) -> Prepared:
     """The same as `prepare`, with every host directory made that it wants below -W."""
-    prepared = prepare(caller, verb, options, words, frozen)
+    prepared = prepare(caller, verb, options, words, frozen, obtained=obtained)
     directories = prepared.composition.wanted.directories
     if not directories:
         return prepared
     for path, mode in directories:
         make_directory(path, mode)
-    prepared = prepare(caller, verb, options, words, frozen)  # which says where they really are
+    prepared = prepare(caller, verb, options, words, frozen, obtained=obtained)  # which says where they really are
     for path, _ in prepared.composition.wanted.directories:
         raise DunnageError(
             f"use the directory '{escape(path)}'", "ENOENT, somebody removed it again", "give another --workdir",
@@ -72,6 +89,7 @@ def ready(caller: Caller, verb: bytes, options: Options, words: list[bytes], fro
 def prepare(
     caller: Caller, verb: bytes, options: Options, words: list[bytes], frozen: bool = False, pid: int = 0,
     terminals: tuple[int, ...] | None = None, console: bytes = b"", exposed: list[str] | None = None,
+    obtained: Obtained | None = None,
 ) -> Prepared:
     """Look at the world once and compose; nothing is changed by it.
 
@@ -82,6 +100,7 @@ def prepare(
     terminals  those of the descriptors 0 to 2 of the launch that will be terminals; by default ours
     console    path of the terminal that was made for a payload, if there is one
     exposed    what a payload's standard descriptors give it beside streams; by default as found on ours
+    obtained   the image, if it had to be fetched
     """
     policy = site.read(options.config, dunnage.__path__[0].encode("utf-8", "surrogateescape"))
     host_facts = facts.gather()
@@ -101,7 +120,9 @@ def prepare(
         from dunnage.host import cgroup
 
         host_facts.cgroup, host_facts.no_cgroup = cgroup.find(options.cgroup, options.memory, options.pids)
-    image = reference.find(words[0], host_facts.cwd, host, host_facts.mounts)
+    image = reference.find(obtained.path if obtained else words[0], host_facts.cwd, host, host_facts.mounts)
+    if obtained:
+        image.text, image.name, image.hold = obtained.text, obtained.name, obtained.lock
     if options.env_file:
         from dunnage.host import env_file
 

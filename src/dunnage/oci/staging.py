@@ -19,6 +19,7 @@ import os
 import secrets
 import signal
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -107,7 +108,7 @@ class Staging:
 
     def tree(self) -> int:
         """The result is a directory: made now, empty, mode 0700, open; closed by us."""
-        self._result = _directory(self.directory, RESULT)
+        self._result = new_directory(self.directory, RESULT)
         return self._result
 
     def file(self) -> int:
@@ -287,7 +288,7 @@ def _made(parent: int, result: bytes, goal: str) -> tuple[bytes, int, int]:
     for _ in range(ATTEMPTS):
         name = PREFIX + secrets.token_hex(8).encode()
         try:
-            directory = _directory(parent, name)
+            directory = new_directory(parent, name)
         except (FileExistsError, FileNotFoundError):  # taken; or taken for a leftover already
             continue
         record = Record(os.getpid(), _start(os.getpid()), _namespace(), boot(), host(), time.time(),
@@ -327,7 +328,7 @@ def _owned(directory: int) -> int:
     return lock
 
 
-def _directory(parent: int, name: bytes) -> int:
+def new_directory(parent: int, name: bytes) -> int:
     """A new one, open, mode 0700 whatever umask and parent want."""
     os.mkdir(name, 0o700, dir_fd=parent)
     return _opened(parent, name)
@@ -503,22 +504,43 @@ class Ended(BaseException):
 def in_order() -> Iterator[None]:
     """In a verb: the first SIGINT, SIGTERM or SIGHUP unwinds what is inside, and then ends us as it should.
 
-    A second one ends us at once. Signals that are ignored stay so.
+    A second one ends us at once. Signals that are ignored stay so. Uses SIGALRM.
     """
     def end(number: int, _: FrameType | None) -> None:
         for each in former:
             signal.signal(each, signal.SIG_DFL)
+        if os.getpid() != ours:  # a process that was forked inside has nothing to tidy up
+            os.kill(os.getpid(), number)
+        told.append(number)
         raise Ended(number)
 
+    def swallowed(args: sys.UnraisableHookArgs) -> None:
+        """It came where Python lets no exception out, as in what runs after a fork: once more, a moment later."""
+        if not isinstance(args.exc_value, Ended):
+            hook(args)
+            return
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    def again(number: int, _: FrameType | None) -> None:
+        raise Ended(told[0])
+
+    ours = os.getpid()
+    told: list[int] = []
+    hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
               if signal.getsignal(number) != signal.SIG_IGN}
     for number in former:
         signal.signal(number, end)
+    sys.unraisablehook = swallowed
     try:
         yield
     except Ended as ended:
         os.kill(os.getpid(), ended.number)
         raise
     finally:
+        sys.unraisablehook = hook
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
         for number, handler in former.items():
             signal.signal(number, handler)

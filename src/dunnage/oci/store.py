@@ -26,9 +26,10 @@ from typing import Callable
 from dunnage.errors import DunnageError
 from dunnage.messages import errno_name, escape, remedy
 from dunnage.oci import listing, staging
-from dunnage.oci.digest import Digest, sha256
+from dunnage.oci.digest import Digest, parse, sha256
 from dunnage.oci.limits import GIB
 from dunnage.oci.progress import Progress
+from dunnage.oci.refusal import Refused
 from dunnage.oci.staging import NEW_FILE, PLACE, UNLOCKABLE, Staging
 
 FORMAT = 1  # of entries: part of their keys, so that what another version made is not found
@@ -463,20 +464,23 @@ def _as_recorded(directory: int, record: Record) -> bool:
         if record.kind == TREE:
             found = listing.listing(content)
             return (found.entries, found.digest) == (record.entries, record.digest)
-        return str(_digest(content)) == record.digest
+        return _holds(content, record.digest)
     finally:
         os.close(content)
 
 
-def _digest(file: int) -> Digest:
-    from hashlib import sha256 as new
-
-    hasher = new()
+def _holds(file: int, text: str) -> bool:
+    """Is this the digest of what is in the file?"""
+    try:
+        digest = parse(text)
+    except Refused:
+        return False
+    hasher = digest.hasher()
     with open(file, "rb", closefd=False) as content:
         while True:
             piece = content.read(1 << 20)
             if not piece:
-                return Digest("sha256", hasher.hexdigest())
+                return digest.of(hasher)
             hasher.update(piece)
 
 

@@ -156,6 +156,10 @@ def compose(
         operations.append((b"loopback",))
     if options.strict:
         operations += strict.supervision(options, facts, request.caller)
+    if reference.hold >= 0:
+        if (b"supervise",) not in operations:
+            operations.append((b"supervise",))
+        operations.append((b"hold", b"%d" % reference.hold))
     supervised = len(operations)
     operations += placement.operations
     operations.append((b"enter",))

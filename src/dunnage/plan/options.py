@@ -68,6 +68,7 @@ class Options:
     disable_cache, docker_login, no_https   as given
     docker_username, docker_password, authfile   as given, or empty
     tmpdir        for what grows before it is packed, or empty
+    cache_size    bytes that the cache of images may have, if less than the site says; None without a wish
     progress      ``auto``, ``bar``, ``lines``, ``none`` or ``json`` (str)
     special       what to do with FIFOs and devices in images: ``skip``, ``refuse`` or ``create`` (str)
     mksquashfs_args     as given: words between blanks
@@ -130,8 +131,8 @@ class Options:
         "cgroup", "limits_optional", "limits", "credentials", "receipt", "require", "origins", "warnings", "notes",
         "arch", "arch_variant", "directory", "sandbox", "disable_cache", "docker_login", "no_https", "docker_username",
         "docker_password", "authfile", "tmpdir", "progress", "special", "mksquashfs_args", "all", "labels", "deffile",
-        "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app",
-        "username", "password", "password_stdin",
+        "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app", "username",
+        "password", "password_stdin", "cache_size",
     )
 
     def __init__(self) -> None:
@@ -181,6 +182,7 @@ class Options:
         self.docker_username = self.docker_password = self.authfile = self.username = self.password = b""
         self.password_stdin = False
         self.sandbox = self.disable_cache = self.docker_login = self.no_https = False
+        self.cache_size: int | None = None
         self.progress = "auto"
         self.special = "skip"
         self.all = self.labels = self.deffile = self.runscript = self.startscript = self.test = False

@@ -1,0 +1,30 @@
+"""What verbs that start images share, where the image is no directory: it is fetched, and people see how."""
+from __future__ import annotations
+
+import os
+import signal
+
+import dunnage
+from dunnage.build.obtain import Obtained, obtain
+from dunnage.cli.progress import Display
+from dunnage.host import site
+from dunnage.messages import escape
+from dunnage.oci.staging import in_order
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dunnage.cli.call import Call
+    from dunnage.messages import Voice
+    from dunnage.plan.options import Options
+
+
+def obtained(call: Call, verb: bytes, options: Options, text: bytes, voice: Voice, runs: bool = True) -> Obtained:
+    """The image that a reference names, in use until this process and all that has the lock are gone."""
+    policy = site.read(options.config, os.fsencode(dunnage.__path__[0]))
+    display = Display(voice, escape(text), options.progress)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it would have the ends of layers' processes lost
+    try:
+        with in_order():
+            return obtain(text, verb.decode(), options, policy, call.environment, display, runs)
+    finally:
+        display.clear()
