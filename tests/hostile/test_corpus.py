@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hostile.corpus import CASES, Case
 from hostile.listing import recorded
-from hostile.unpacking import FORMS, Verdict, Victim, forms, judge
+from hostile.unpacking import Verdict, Victim, forms, judge, write
+from registry.servers import Scripted
 
 LISTINGS = Path(__file__).with_name("listings")
 
@@ -31,7 +33,7 @@ def check(case: Case, found: Verdict, victim: Victim) -> None:
         assert found.rule == case.rule, found.message or found.lines
         assert case.words in found.message
         assert found.message.isascii() and found.message.isprintable(), "a terminal would obey it"
-        assert found.message.startswith("pull oci") or "-archive:" in found.message
+        assert found.message.startswith(("pull ", "use oci", "use docker-archive:"))
         assert f"[rule {case.rule}]" in found.message
     else:
         assert not found.rule, found.message
@@ -55,27 +57,33 @@ def victim(tmp_path: Path) -> Victim:
     return Victim(tmp_path / "V")
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[Scripted]:
+    with Scripted() as found:
+        yield found
+
+
 @pytest.mark.requirement("LAY-01", "LAY-07", "LAY-118", "LAY-130", "LAY-131", "LAY-133")
 @pytest.mark.parametrize("case", cases(heavy=False))
-def test_verdict(case: Case, victim: Victim, tmp_path: Path) -> None:
+def test_verdict(case: Case, victim: Victim, server: Scripted, tmp_path: Path) -> None:
     """Of a layout, and of another form, another one for each image."""
-    others = list(forms(case))[1:]
-    for form in ["oci", others[sum(case.id.encode()) % len(others)]]:
-        once(case, form, victim, tmp_path)
+    others = forms(case)[1:]
+    for form in ("oci", others[sum(case.id.encode()) % len(others)]):
+        once(case, form, victim, server, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.requirement("LAY-01", "LAY-131")
 @pytest.mark.parametrize("case", cases(heavy=False))
-def test_verdict_in_every_form(case: Case, victim: Victim, tmp_path: Path) -> None:
+def test_verdict_in_every_form(case: Case, victim: Victim, server: Scripted, tmp_path: Path) -> None:
     for form in forms(case):
-        once(case, form, victim, tmp_path)
+        once(case, form, victim, server, tmp_path)
 
 
-def once(case: Case, form: str, victim: Victim, tmp_path: Path) -> None:
+def once(case: Case, form: str, victim: Victim, server: Scripted, tmp_path: Path) -> None:
     place = tmp_path / form
     place.mkdir()
-    reference = FORMS[form](case, os.fsencode(victim.path), place)
+    reference = write(case, form, victim, place, server)
     begun = time.monotonic()
     found = judge(case, reference, place)
     assert time.monotonic() - begun < 60, "it takes as long as somebody wants it to"
@@ -86,17 +94,16 @@ def once(case: Case, form: str, victim: Victim, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.requirement("LAY-118", "LAY-133", "LAY-143")
 @pytest.mark.parametrize("case", cases(heavy=True))
-def test_verdict_of_a_large_image(case: Case, victim: Victim, tmp_path: Path) -> None:
-    reference = FORMS["oci"](case, os.fsencode(victim.path), tmp_path)
-    found = judge(case, reference, tmp_path)
+def test_verdict_of_a_large_image(case: Case, victim: Victim, server: Scripted, tmp_path: Path) -> None:
+    found = judge(case, write(case, "oci", victim, tmp_path, server), tmp_path)
     check(case, found, victim)
     compare(case, found, victim)
 
 
 @pytest.mark.requirement("IMG-02")
-def test_absolute_names_lie_inside(victim: Victim, tmp_path: Path) -> None:
+def test_absolute_names_lie_inside(victim: Victim, server: Scripted, tmp_path: Path) -> None:
     case = CASES["IMG-02"]
-    found = judge(case, FORMS["oci"](case, os.fsencode(victim.path), tmp_path), tmp_path)
+    found = judge(case, write(case, "oci", victim, tmp_path, server), tmp_path)
     inside = os.fsencode(victim.path).lstrip(b"/").decode() + "/abs"
     assert any(line.startswith(f"{inside} file") for line in found.lines)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,8 @@ from dunnage.oci.tree import remove
 from hostile.corpus import Case
 from hostile.listing import lines
 from images.making import Image, docker_archive
+from registry.pulling import access
+from registry.servers import Scripted
 
 SECRET = b"nobody changes this\n"
 OLD = 1_234_567_890  # seconds, the time of the victim's files
@@ -66,44 +68,37 @@ class Verdict:
 
 # -- forms --------------------------------------------------------------------------------------
 
-def layout(case: Case, victim: bytes, place: Path) -> str:
-    case.shelf(victim).write_layout(place / "layout")
-    return f"oci:{place / 'layout'}:t"
+# Of docker-archives: the style, and whether layers are as their blobs are.
+DOCKER = {"docker-archive": ("classic", False), "docker-archive, compressed layers": ("flat", True),
+          "docker-archive with a layout": ("new", True)}
+FORMS = ("oci", "docker", "oci-archive", "oci-archive.gz", *DOCKER)
 
 
-def oci_archive(case: Case, victim: bytes, place: Path) -> str:
-    case.shelf(victim).write_oci_archive(place / "oci.tar")
-    return f"oci-archive:{place / 'oci.tar'}:t"
+def forms(case: Case) -> list[str]:
+    """Those that can say what the case is about."""
+    return [form for form in FORMS
+            if not (form in DOCKER and case.documents or form == "docker-archive" and case.streams)]
 
 
-def compressed_archive(case: Case, victim: bytes, place: Path) -> str:
-    case.shelf(victim).write_oci_archive(place / "oci.tar.gz", "gzip")
-    return f"oci-archive:{place / 'oci.tar.gz'}:t"
-
-
-def _docker(style: str, compressed: bool) -> Callable[[Case, bytes, Path], str]:
-    def write(case: Case, victim: bytes, place: Path) -> str:
-        made = case.make(victim)
+def write(case: Case, form: str, victim: Victim, place: Path, server: Scripted) -> str:
+    """The image in this form, in the directory `place` or on the server; its reference."""
+    name = os.fsencode(victim.path)
+    if form in DOCKER:
+        made = case.make(name)
         assert isinstance(made, Image)
+        style, compressed = DOCKER[form]
         (place / "docker.tar").write_bytes(docker_archive([(made, ["x:t"])], style, compressed=compressed))
         return f"docker-archive:{place / 'docker.tar'}:x:t"
-
-    return write
-
-
-FORMS: dict[str, Callable[[Case, bytes, Path], str]] = {
-    "oci": layout, "oci-archive": oci_archive, "oci-archive.gz": compressed_archive,
-    "docker-archive": _docker("classic", False), "docker-archive, compressed layers": _docker("flat", True),
-    "docker-archive with a layout": _docker("new", True),
-}
-
-
-def forms(case: Case) -> Iterator[str]:
-    """Those that can say what the case is about."""
-    for form in FORMS:
-        docker = form.startswith("docker")
-        if not (docker and case.documents or form == "docker-archive" and case.streams):
-            yield form
+    shelf = case.shelf(name)
+    if form == "docker":
+        repository = case.id.lower()
+        server.serve(repository, shelf)
+        return f"docker://{server.host}/{repository}:t"
+    if form == "oci":
+        return f"oci:{shelf.write_layout(place / 'layout')}:t"
+    if form == "oci-archive.gz":
+        return f"oci-archive:{shelf.write_oci_archive(place / 'oci.tar.gz', 'gzip')}:t"
+    return f"oci-archive:{shelf.write_oci_archive(place / 'oci.tar')}:t"
 
 
 # -- unpacking ----------------------------------------------------------------------------------
@@ -133,8 +128,9 @@ def staging(place: Path) -> Iterator[tuple[int, int]]:
 
 def judge(case: Case, reference: str, place: Path, *, jobs: int = 0) -> Verdict:
     """Unpack it. What is left is removed again, at whatever depth it lies."""
+    remote = reference.startswith("docker://")
     try:
-        source = open_source(reference, limits(case))
+        source = open_source(reference, limits(case), access(reference.split("/")[2]) if remote else None)
     except Refused as refused:
         return Verdict(refused.rule, str(refused))
     try:
