@@ -104,7 +104,7 @@ FETCHING: dict[bytes, tuple[str, str]] = {
     b"docker-password": ("WORD", "its password; better a variable, as others can read arguments"),
     b"docker-login": ("", "ask for both"),
     b"authfile": ("FILE", "file of credentials, in Docker's form"),
-    b"no-https": ("", "speak plain HTTP to the registry"),
+    b"no-https": ("", "speak plain HTTP to a registry on this machine"),
     b"nohttps": ("", "the same"),
     b"disable-cache": ("", "keep nothing in the cache, and take nothing from it"),
     b"tmpdir": ("DIR", "where a tree grows before it is packed, or lies that is not kept"),

@@ -1,18 +1,24 @@
 """`registry login`, `logout`, `list`, and `remote login`."""
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import stat
+import termios
 from pathlib import Path
 
 import pytest
 
 from containers.front import Front
-from registry.pulling import NAME, shelf
-from registry.servers import PASSWORD, USER, Scripted, basic
+from containers.terminal import read_until
+from images.making import digest
+from registry.pulling import NAME, blobs, shelf
+from registry.servers import PASSWORD, USER, Scripted, basic, certificates, cut
 
 requirement = pytest.mark.requirement
+LARGE_PATH = f"/blobs/{digest(blobs(shelf())[-1])}"
 
 
 class Home:
@@ -119,3 +125,53 @@ def test_twins_of_docker_credentials_are_for_the_registry_of_the_reference(dunna
 def test_one_of_two_credentials_is_an_error(dunnage: Front, tmp_path: Path) -> None:
     done = dunnage("inspect", "docker://127.0.0.1:1/a", env={"APPTAINER_DOCKER_PASSWORD": "hunter2"})
     assert done.status == 1 and "--docker-username is missing" in done.err and "hunter2" not in done.err
+
+
+# -- the command as a whole, with the libraries that are installed beside it --------------------
+
+@requirement("LAY-98", "LAY-101", "CLI-119")
+def test_command_pulls_with_what_it_kept(dunnage: Front, tmp_path: Path) -> None:
+    """Over TLS, with a token, from where a layer broke off."""
+    made = certificates(tmp_path / "certificates")
+    with Scripted(auth="token", tls=made) as server:
+        server.serve(NAME, shelf())
+        home = Home(tmp_path, server)
+        home.config.write_text(f"registry ca file = {made.authority}\n")
+        kept = dunnage("--config", home.config, "registry", "login", "-u", USER, "-p", PASSWORD, server.host,
+                       env=home.env)
+        assert kept.status == 0, kept.err
+        server.next("GET", LARGE_PATH, cut(server, 100_000))
+        done = dunnage("--config", home.config, "pull", "--sandbox", "image", f"docker://{server.host}/{NAME}:t",
+                       env=home.env, cwd=tmp_path)
+        assert done.status == 0, done.err
+        assert (tmp_path / "image" / "hello").read_bytes() == b"hi\n"
+        ranges = [request.headers.get("range") for request in server.asked("GET", LARGE_PATH)]
+        assert ranges == [None, "bytes=100000-"]
+
+
+@requirement("LAY-102")
+def test_password_that_is_typed_is_not_shown(dunnage: Front, tmp_path: Path) -> None:
+    with Scripted(auth="basic") as server:
+        home = Home(tmp_path, server)
+        leader, follower = pty.openpty()
+
+        def take_terminal() -> None:
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        process = dunnage.start("--config", home.config, "registry", "login", server.host, env=home.env,
+                                stdin=follower, stdout=follower, stderr=follower, preexec_fn=take_terminal)
+        os.close(follower)
+        try:
+            shown = read_until(leader, b"User at ")
+            os.write(leader, f"{USER}\n".encode())
+            shown += read_until(leader, b"Password of ")
+            os.write(leader, f"{PASSWORD}\n".encode())
+            shown += read_until(leader, b"logged in to")
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(leader)
+        assert PASSWORD.encode() not in shown
+        assert home.kept.exists()

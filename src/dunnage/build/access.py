@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from typing import TYPE_CHECKING
 
 from dunnage.errors import USAGE, DunnageError
@@ -107,7 +108,7 @@ def _wrong(policy: SitePolicy, key: str, entry: bytes, right: str) -> DunnageErr
 
 def _without_tls(registries: Registries, registry: str, origin: str) -> Registries:
     """Anybody between here and another machine could read and change what comes: that is the site's to decide."""
-    if not is_loopback(registry.rpartition(":")[0] if registry[-1:].isdigit() else registry):
+    if not is_loopback(re.sub(r":\d+$", "", registry)):
         raise DunnageError(f"use {origin} with {registry}", "only registries on this machine are asked that way",
                            f"`insecure registry = {registry}` in the configuration allows it")
     return Registries(**{**vars(registries), "plain": registries.plain | {registry}})

@@ -36,6 +36,7 @@ REDIRECTING = (301, 302, 303, 307, 308)
 HEAD_LIMIT = 64 << 10   # bytes of a status line and all headers
 LONGEST_URL = 16 << 10
 BUFFER = 8 << 10        # for heads; what is larger is read past it
+PIECE = 256 << 10       # read at once: larger ones cost more to allocate than they save
 LEFT_OVER = 16 << 10    # of an answer that nobody wants, and that is read for the sake of its connection
 AGENT = f"dunnage/{__version__}"
 
@@ -100,7 +101,7 @@ class Answer:
     def read(self, size: int) -> bytes:
         """At most so many bytes of the body, as they come; empty at its end. Failure."""
         try:
-            return self._body.read1(size)
+            return self._body.read1(min(size, PIECE))
         except Failure as failure:
             raise failure.at(self.origin) from None
         except http.client.IncompleteRead:
