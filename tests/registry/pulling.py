@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+import pytest
+
 from dunnage.oci import image, reference
 from dunnage.oci.auth import Credentials, Login
 from dunnage.oci.document import Descriptor
 from dunnage.oci.limits import Limits
+from dunnage.oci.refusal import Refused
 from dunnage.oci.registries import Registries
 from dunnage.oci.registry import Access, RegistrySource
 from dunnage.oci.retry import Clock, Patience
 from dunnage.oci.source import Blob, Verified
-from images.making import Image, Shelf, file, layer
-from registry.servers import PASSWORD, USER
+from images.making import Image, Shelf, digest, file, layer
+from registry.servers import PASSWORD, USER, Scripted, Server
 
 QUICK = Patience(connect=10, silence=0.3)  # a silence that a test can wait for
 NAME = "some/name"
@@ -127,3 +130,24 @@ def blobs(made: Shelf) -> list[bytes]:
     """Layers, in their order."""
     found = sorted(made.blobs.values(), key=len)
     return [data for data in found if data[:1] != b"{"]
+
+
+LARGE = blobs(shelf())[-1]
+LARGE_PATH = f"/blobs/{digest(LARGE)}"
+
+
+def refused(server: Scripted, rule: str, **more: Any) -> Refused:
+    """The pull of the image is refused by this rule, and no message holds a secret."""
+    given = access(server.host, **more)
+    with pytest.raises(Refused) as caught:
+        pull(source(server.host, given))
+    assert caught.value.rule == rule, caught.value
+    told = f"{caught.value} {caught.value.sentence} {caught.value.as_data()} {said(given)}"
+    assert PASSWORD not in told and "hunter2" not in told
+    assert not any(token in told for token in (server.tokens.given if server.tokens else ()))
+    return caught.value
+
+
+def mirrored(path: str, to: Server) -> str:
+    """The same path there, with a signature in it."""
+    return f"{to.url}/v2/{NAME}{path}?signature=hunter2"

@@ -542,7 +542,7 @@ class Scripted(Server):
 def cut(server: Scripted, count: int, *, hanging: bool = False, broken: bool = False) -> Answer:
     """The honest answer until so many bytes of its body; then the end, nothing more, or a broken connection."""
     def answer(request: Request, wire: Wire) -> None:
-        whole = _Kept(wire.ended)
+        whole = Kept(wire.ended)
         server.honest(request, whole)
         head = whole.data.index(b"\r\n\r\n") + 4
         wire.send(whole.data[:head + count])
@@ -555,7 +555,7 @@ def cut(server: Scripted, count: int, *, hanging: bool = False, broken: bool = F
     return answer
 
 
-class _Kept(Wire):
+class Kept(Wire):
     """What would be sent."""
 
     def __init__(self, ended: threading.Event) -> None:

@@ -13,12 +13,10 @@ import pytest
 
 from containers.front import Front
 from containers.terminal import read_until
-from images.making import digest
-from registry.pulling import NAME, blobs, shelf
+from registry.pulling import LARGE_PATH, NAME, shelf
 from registry.servers import PASSWORD, USER, Scripted, basic, certificates, cut
 
 requirement = pytest.mark.requirement
-LARGE_PATH = f"/blobs/{digest(blobs(shelf())[-1])}"
 
 
 class Home:

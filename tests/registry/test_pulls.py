@@ -29,7 +29,6 @@ from registry.servers import (
     Scripted,
     TokenServer,
     Wire,
-    certificates,
     docker_registry,
     status,
 )
@@ -50,11 +49,6 @@ def to(real: Real, login: Login | None = None) -> Access:
     if real.certificates:
         return access(login=login, ca_file=str(real.certificates.authority))
     return access(real.host, login=login)
-
-
-@pytest.fixture(scope="module")
-def certified(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def test_image_comes_from_docker_registry_by_tag_and_by_digest(real: Real) -> None:
