@@ -468,18 +468,18 @@ class Apart(Application):
     def _remade(self, above: Directory, name: bytes, mode: int) -> bool:
         made = super()._remade(above, name, mode)
         if made:  # the file that it replaces hid what lower layers have below this name
-            self._journal.hide(above.path, name)
+            self._journal.clear(above.below(name))
         return made
 
     def _odd(self, entry: tar.Entry, above: Directory, name: bytes) -> None:
         super()._odd(entry, above, name)
-        self._journal.hide(above.path, name)
+        self._journal.clear(above.below(name))
 
     def _opaque(self, parts: list[bytes]) -> None:
-        self._journal.opaque(b"/".join(parts))
+        self._journal.whiteout(b"/".join(parts), b"")
 
     def _hide(self, parts: list[bytes], name: bytes) -> None:
-        self._journal.hide(b"/".join(parts), name)
+        self._journal.whiteout(b"/".join(parts), name)
 
 
 def _kept(name: bytes) -> bool:

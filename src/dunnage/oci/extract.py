@@ -90,7 +90,12 @@ def extract(
         os.mkdir(name, 0o700, dir_fd=beside)
         area = os.open(name, PLACE, dir_fd=beside)
         try:
-            return _Extraction(image, source, root, area, limits, special, progress or Silence()).run(jobs)
+            extraction = _Extraction(image, source, root, area, limits, special, progress or Silence())
+            try:
+                return extraction.run(jobs)
+            except BaseException:
+                extraction.abandon()
+                raise
         finally:
             os.close(area)
     except Refused as refused:
@@ -168,6 +173,11 @@ class _Extraction:
         self._report.entries, self._report.size = self._tally.entries(), self._tally.size()
         return self._report
 
+    def abandon(self) -> None:
+        """It failed."""
+        self._tree.tree.abandon()
+        self.notes.close()
+
     # -- processes ------------------------------------------------------------------------------
 
     def _start(self, number: int) -> None:
@@ -188,7 +198,10 @@ class _Extraction:
 
     def _listen(self) -> None:
         """Until something was answered, or it is time to tell of the progress."""
-        ready, _, _ = select.select(list(self._running), [], [], TICK)
+        poll = select.poll()
+        for reader in self._running:
+            poll.register(reader, select.POLLIN)
+        ready = [reader for reader, _ in poll.poll(TICK * 1000)]
         for number, count in self._tally.news():
             self._progress.bytes(number + 1, count)
         for reader in ready:

@@ -11,14 +11,20 @@ from typing import IO, NamedTuple, Optional
 
 from dunnage.oci.tar import Entry
 
-_HIDE, _OPAQUE, _DEFER = 0, 1, 2
+_WHITEOUT, _CLEAR, _DEFER = 0, 1, 2
 
 
-class Hidden(NamedTuple):
-    """Of lower layers. `name` in the directory `path`; all that is in there when there is no name."""
+class Whiteout(NamedTuple):
+    """Of lower layers `name` is hidden in the directory `path`; all that is in there when there is no name."""
 
     path: bytes
     name: bytes
+
+
+class Clear(NamedTuple):
+    """What lower layers have at the path gives way to what the layer had there in between."""
+
+    path: bytes
 
 
 class Deferred(NamedTuple):
@@ -35,11 +41,12 @@ class Journal:
         self._file = file
         self._numbers = 0
 
-    def hide(self, path: bytes, name: bytes) -> None:
-        marshal.dump((_HIDE, path, name), self._file)
+    def whiteout(self, path: bytes, name: bytes) -> None:
+        """Without a name it is an opaque marker."""
+        marshal.dump((_WHITEOUT, path, name), self._file)
 
-    def opaque(self, path: bytes) -> None:
-        marshal.dump((_OPAQUE, path), self._file)
+    def clear(self, path: bytes) -> None:
+        marshal.dump((_CLEAR, path), self._file)
 
     def number(self) -> int:
         """For the content of the next entry."""
@@ -52,7 +59,7 @@ class Journal:
         marshal.dump((_DEFER, fields, entry.xattrs, number), self._file)
 
 
-def read(file: IO[bytes]) -> Iterator[Hidden | Deferred]:
+def read(file: IO[bytes]) -> Iterator[Whiteout | Clear | Deferred]:
     """All of it, from the beginning."""
     file.seek(0)
     while True:
@@ -64,5 +71,7 @@ def read(file: IO[bytes]) -> Iterator[Hidden | Deferred]:
             entry = Entry(*item[1])
             entry.xattrs = item[2]
             yield Deferred(entry, item[3])
+        elif item[0] == _WHITEOUT:
+            yield Whiteout(item[1], item[2])
         else:
-            yield Hidden(item[1], item[2] if item[0] == _HIDE else b"")
+            yield Clear(item[1])

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import IO
 
-from dunnage.oci import journal
+from dunnage.oci import journal, tar
 from dunnage.oci.apply import Application, Spooled, clear_attributes
 from dunnage.oci.notes import Notes
 from dunnage.oci.refusal import Refused
@@ -23,7 +23,11 @@ def merge(over: Application, notes: Notes, layer: int, spool: int, written: IO[b
 
     Refused; then both trees are good for nothing. Afterwards the layer's directories hold nothing of worth.
     """
-    _Merge(over, notes, Tree(layer)).run(spool, written, layer_notes)
+    tree = Tree(layer)
+    try:
+        _Merge(over, notes, tree).run(spool, written, layer_notes)
+    finally:
+        tree.abandon()
 
 
 class _Merge:
@@ -37,7 +41,6 @@ class _Merge:
         self._hide(written)
         self._tree.close()  # sets the times of what was changed
         self._lay()
-        self._layer.close()
         self._notes.append(layer_notes)
         for item in journal.read(written):
             if isinstance(item, journal.Deferred):
@@ -46,34 +49,42 @@ class _Merge:
     # -- hiding ---------------------------------------------------------------------------------
 
     def _hide(self, written: IO[bytes]) -> None:
-        hidden = {item for item in journal.read(written) if isinstance(item, journal.Hidden)}
-        if not hidden:
-            return
-        ways = {path[:end] for path in {item.path for item in hidden} for end in _ends(path)}
-        named = set()  # on the way to what is hidden, by entries of the journal
-        for item in journal.read(written):
-            if isinstance(item, journal.Deferred):
-                path = b"/".join(part for part in item.entry.name.split(b"/") if part not in (b"", b"."))
-                if path in ways:
-                    named.add(path)
-        for one in sorted(hidden, key=lambda item: (item.path.count(b"/") + bool(item.path), item)):
-            place = self._place(one, named)
-            if place is not None:
-                for name in [one.name] if one.name else os.listdir(place.file):
-                    self._over.hide(place, os.fsencode(name))
+        """Whiteouts are looked up in the lower layers as they are; the nearest to the root come first."""
+        whiteouts = {item for item in journal.read(written) if isinstance(item, journal.Whiteout)}
+        cleared = {item.path for item in journal.read(written) if isinstance(item, journal.Clear)}
+        if whiteouts:
+            ways = {path[:end] for path in {item.path for item in whiteouts} for end in _ends(path)}
+            own = _named(written, ways)
+            own.update((path, False) for path in cleared & ways)
+            for one in sorted(whiteouts, key=lambda item: (item.path.count(b"/") + bool(item.path), item)):
+                place = self._place(one, own)
+                if place is not None:
+                    for name in [one.name] if one.name else map(os.fsencode, os.listdir(place.file)):
+                        self._over.hide(place, name)
+        for path in sorted(cleared):
+            above, _, name = path.rpartition(b"/")
+            found = self._tree.find(above)
+            if found is not None:
+                self._over.hide(found, name)
 
-    def _place(self, one: journal.Hidden, named: set[bytes]) -> Directory | None:
-        """The directory of lower layers in which something is hidden; None when there is nothing to hide."""
+    def _place(self, one: journal.Whiteout, own: dict[bytes, bool]) -> Directory | None:
+        """The directory of lower layers in which something is hidden; None when there is nothing to hide.
+
+        own  what the layer itself has on such ways, as far as the journal knows: is it a directory?
+        """
         here = self._tree.root
         way = b""
         for name in one.path.split(b"/") if one.path else []:
             way = way + b"/" + name if way else name
+            mine = own.get(way), self._made(way)
+            if False in mine:
+                return None  # all of it will give way to the layer's own
             found = self._tree.find(here.below(name))
             if found is not None:
                 here = found
                 continue
-            if not _there(here, name) or way in named or self._made(way):
-                return None  # no directory here, or the layer brings its own instead
+            if True in mine or _kind(here, name) is None:
+                return None  # no directory there, or the layer's will be in its place
             try:
                 here = self._tree.walk(here.below(name), b"")
             except Refused as refused:
@@ -81,11 +92,11 @@ class _Merge:
                 raise Refused("LAY-63", f"a whiteout: {refused.reason}", entry=entry) from None
         return here
 
-    def _made(self, path: bytes) -> bool:
-        """Has the layer, as far as it was unpacked, something of its own there?"""
+    def _made(self, path: bytes) -> bool | None:
+        """What the layer, as far as it was unpacked, has there: is it a directory? None for nothing."""
         above, _, name = path.rpartition(b"/")
         found = self._layer.find(above)
-        return found is not None and _there(found, name)
+        return None if found is None else _kind(found, name)
 
     # -- laying over ----------------------------------------------------------------------------
 
@@ -164,12 +175,23 @@ def _entries(directory: Directory) -> Iterator[tuple[bytes, bool]]:
             yield os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)
 
 
-def _there(directory: Directory, name: bytes) -> bool:
+def _named(written: IO[bytes], ways: set[bytes]) -> dict[bytes, bool]:
+    """Which of these names entries of the journal have: are they all directories?"""
+    found: dict[bytes, bool] = {}
+    for item in journal.read(written):
+        if isinstance(item, journal.Deferred):
+            path = b"/".join(part for part in item.entry.name.split(b"/") if part not in (b"", b"."))
+            if path in ways:
+                found[path] = found.get(path, True) and item.entry.kind == tar.DIRECTORY
+    return found
+
+
+def _kind(directory: Directory, name: bytes) -> bool | None:
+    """Is it a directory? None when there is nothing of this name."""
     try:
-        os.stat(name, dir_fd=directory.file, follow_symlinks=False)
+        return stat.S_ISDIR(os.stat(name, dir_fd=directory.file, follow_symlinks=False).st_mode)
     except FileNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _ends(path: bytes) -> Iterator[int]:

@@ -88,14 +88,22 @@ class Tree:
         self.root.changed = False
         self.root.time = None
 
+    def abandon(self) -> None:
+        """Instead of `close` when the tree is good for nothing."""
+        for path in list(self._held):
+            self._drop(path)
+
     def forget(self, path: bytes) -> None:
         """What is there, and below it, is gone."""
         below = path + b"/"
         for known in [known for known in self._held if known == path or known.startswith(below)]:
-            directory = self._held.pop(known)
-            os.close(directory.file)
-            directory.file = -1
+            self._drop(known)
         self._links.clear()
+
+    def _drop(self, path: bytes) -> None:
+        directory = self._held.pop(path)
+        os.close(directory.file)
+        directory.file = -1
 
     def _shrink(self, most: int, needed: Directory | None) -> None:
         for path in list(self._held):
