@@ -1,4 +1,4 @@
-"""What layers mean, said in the plainest way: whiteouts first, then one entry after the other, on trees of Python objects.
+"""What layers mean, said in the plainest way: whiteouts first, then entry after entry, on trees of Python objects.
 
 It knows nothing of directories on disk, of processes or of merging. Rules are those of LAY-40..66.
 """

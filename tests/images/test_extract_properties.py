@@ -18,7 +18,8 @@ from images.unpacking import Staging
 
 EXAMPLES = int(os.environ.get("DUNNAGE_LAYER_EXAMPLES", "250"))
 NAMES = [b"a", b"b", b"c"]
-TEXTS = [b"a", b"b", b"c", b"a/b", b"b/c", b"c/a", b"/a", b"/b/a", b"../b", b"..", b".", b"/", b"../../c", b"a/../b", b"/x"]
+TEXTS = [b"a", b"b", b"c", b"a/b", b"b/c", b"c/a", b"/a", b"/b/a", b"../b", b"..", b".", b"/", b"../../c",
+         b"a/../b", b"/x"]
 
 paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(b"/".join)
 modes = st.sampled_from([0o644, 0o755, 0o700, 0o111])
@@ -33,7 +34,8 @@ def members() -> st.SearchStrategy[Member]:
     whiteout = st.builds(lambda path: Member(whited(path)), paths)
     opaque = st.builds(lambda path: Member(path + b"/.wh..wh..opq"), paths)
     rare = st.sampled_from([
-        Member(b".wh..wh..opq"), Member(b"a", CHARACTER), Member(b"b/a", CHARACTER), Member(b"./", DIRECTORY, mode=0o711),
+        Member(b".wh..wh..opq"), Member(b"a", CHARACTER), Member(b"b/a", CHARACTER),
+        Member(b"./", DIRECTORY, mode=0o711),
         Member(b".wh..wh.plnk/a", FILE), Member(b"a/.wh..", FILE), Member(b"./a//b/", DIRECTORY)])
     return st.one_of(plain, folder, folder, link, plain, hard, whiteout, opaque, rare)
 

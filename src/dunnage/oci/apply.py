@@ -17,6 +17,7 @@ from dunnage.oci.journal import Journal
 from dunnage.oci.limits import Limits
 from dunnage.oci.notes import Note, Notes
 from dunnage.oci.refusal import Refused, escape
+from dunnage.oci.room import Room
 from dunnage.oci.tree import Directory, Tree, components
 
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
@@ -86,7 +87,9 @@ class Application:
     special  `skip`, `refuse` or `create` (FIFOs; devices are skipped all the same)
     """
 
-    def __init__(self, root: int, limits: Limits, notes: Notes, traits: Traits, *, special: str = "skip") -> None:
+    def __init__(
+        self, root: int, limits: Limits, notes: Notes, traits: Traits, room: Room, *, special: str = "skip",
+    ) -> None:
         self.tree = Tree(root)
         self.counts = Counts()
         self.top: Top | None = None
@@ -94,6 +97,7 @@ class Application:
         self._limits = limits
         self._notes = notes
         self._traits = traits
+        self._room = room
         self._special = special
         self._skipped: set[bytes] = set()
         self._raw: bytes | None = None  # directory part of the last name as it stood there, and what it led to
@@ -102,8 +106,15 @@ class Application:
     def close(self) -> None:
         self.tree.close()
 
+    def put(self, entry: tar.Entry, content: Content | Spooled) -> None:
+        """One entry. Refused, DunnageError: then the tree is good for nothing."""
+        try:
+            self.take(entry, content)
+        except OSError as error:
+            raise self._room.explained(error, entry.name, entry.size) from None
+
     def take(self, entry: tar.Entry, content: Content | Spooled) -> None:
-        """One entry. Refused; then the tree is good for nothing."""
+        """The same with OSError instead of DunnageError."""
         name = entry.name
         if name.endswith(b"/") and entry.kind == tar.DIRECTORY:
             name = name[:-1]
@@ -417,10 +428,10 @@ class Apart(Application):
     """A layer above others, beside them. Names are not looked up in lower layers, so links are not followed."""
 
     def __init__(
-        self, root: int, limits: Limits, notes: Notes, traits: Traits, journal: Journal, spool: int,
+        self, root: int, limits: Limits, notes: Notes, traits: Traits, room: Room, journal: Journal, spool: int,
         *, special: str = "skip",
     ) -> None:
-        super().__init__(root, limits, notes, traits, special=special)
+        super().__init__(root, limits, notes, traits, room, special=special)
         self._journal = journal
         self._spool = spool
         self._deferring = False

@@ -44,7 +44,7 @@ class _Merge:
         self._notes.append(layer_notes)
         for item in journal.read(written):
             if isinstance(item, journal.Deferred):
-                self._over.take(item.entry, Spooled(spool, b"%d" % (item.number or 0)))
+                self._over.put(item.entry, Spooled(spool, b"%d" % (item.number or 0)))
 
     # -- hiding ---------------------------------------------------------------------------------
 

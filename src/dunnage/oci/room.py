@@ -5,8 +5,13 @@ import errno
 import os
 
 from dunnage.errors import DunnageError
+from dunnage.messages import errno_name
 from dunnage.oci.limits import Limits
-from dunnage.oci.refusal import escape
+from dunnage.oci.refusal import Refused, escape
+
+# Troubles of the machine; others are about what an entry is.
+MACHINE = (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG, errno.ESTALE, errno.EACCES,
+           errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENOENT)
 
 
 class Room:
@@ -24,7 +29,18 @@ class Room:
         if free - needed < kept:
             raise self._error(f"{needed + kept} bytes are needed, {kept} of them to stay free, and {free} are free")
 
-    def full(self, number: int, needed: int) -> DunnageError:
+    def explained(self, error: OSError, entry: bytes, size: int) -> DunnageError:
+        """What kept an entry of so many bytes from being made."""
+        number = error.errno or 0
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            return self._full(number, size)
+        if number in MACHINE:
+            what = f'write "{escape(entry)}"' if entry else "write the image's files"
+            return DunnageError(what, f"{errno_name(number)} on the file system at {self._where()}")
+        why = f"the target's file system does not take it: {errno_name(number)}"
+        return Refused("LAY-122", why, entry=entry or None)
+
+    def _full(self, number: int, needed: int) -> DunnageError:
         """For ENOSPC or EDQUOT while so many bytes were to be written."""
         found = os.statvfs(self._directory)
         free = found.f_bavail * found.f_frsize
