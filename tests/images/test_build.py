@@ -178,11 +178,11 @@ def test_configuration_of_the_image_stays(dunnage: Front, sources: dict[str, str
 
 @pytest.mark.requirement("CLI-118", "LAY-118")
 @pytest.mark.parametrize("words, text", [
-    (["x", "nothing"], "ENOENT"), (["x", "text"], "no image of a known form"),
+    (["x", "nothing"], "ENOENT"), (["x", "text"], "neither a directory nor an image file"),
     (["x", "definition"], "definition file"), (["x", "archive.tar"], "docker-archive:archive.tar"),
     (["x", "library://alpine"], "look for it in a registry"), (["x", "https://example.org/x.sif"], "fetch the file"),
-    (["x", "docker-daemon:alpine"], "docker save"), (["x", "empty.sif"], "no image of a known form"),
-    (["x", "cut.sif"], "cut short"), (["x", "fifo"], "no image of a known form"),
+    (["x", "docker-daemon:alpine"], "docker save"), (["x", "empty.sif"], "neither a directory nor an image file"),
+    (["x", "cut.sif"], "cut short"), (["x", "fifo"], "neither a directory nor an image file"),
     (["tree/x", "tree"], "part of the tree"), (["--sandbox", "tree/x", "tree"], "part of the tree"),
     (["", "tree"], "empty"), (["--sandbox", "oci:x", "tree"], "without --sandbox"),
     (["oci:", "tree"], "it has no name"),

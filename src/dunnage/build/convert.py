@@ -16,9 +16,10 @@ from dunnage.build import output, pack
 from dunnage.build.target import DOCKER_ARCHIVE, OCI, OCI_ARCHIVE, SANDBOX, SIF, SQUASHFS, Target
 from dunnage.build.unpack import unpack
 from dunnage.build.unsquash import unsquash
-from dunnage.errors import IMAGE, DunnageError
+from dunnage.errors import DunnageError
 from dunnage.host.tree import DiskTree
 from dunnage.image import sif
+from dunnage.image.file import ImageFile
 from dunnage.messages import errno_name, escape
 from dunnage.oci import document, scripts
 from dunnage.oci.attributes import Files
@@ -70,7 +71,9 @@ def from_reference(source: Source, image: Image, target: Target, wishes: Wishes)
                 return
             with _scratch_file(stage, wishes) as file:
                 _fetched(source, image, file, wishes)
-                _converted(file, source.reference, stage, target, wishes)
+                system = sif.read(file, os.fsencode(source.reference)).system()
+                found = ImageFile(file, os.fsencode(source.reference), "SIF", system.offset, system.size)
+                _converted(found, stage, target, wishes)
             return
         bare = target.form in TAR_FORMS
         with contextlib.ExitStack() as stack:
@@ -92,33 +95,27 @@ def from_directory(path: bytes, target: Target, wishes: Wishes, mounted: Sequenc
             _packed(root, stage, target, wishes, *_described(root, wishes), mounted=mounted)
 
 
-def from_file(path: bytes, target: Target, wishes: Wishes) -> None:
+def from_file(file: ImageFile, target: Target, wishes: Wishes) -> None:
     """A SIF or squashfs file."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        with _staged(target, wishes) as stage:
-            _converted(file, os.fsdecode(path), stage, target, wishes)
-    finally:
-        os.close(file)
+    with _staged(target, wishes) as stage:
+        _converted(file, stage, target, wishes)
 
 
-def _converted(file: int, name: str, stage: Staging, target: Target, wishes: Wishes) -> None:
+def _converted(found: ImageFile, stage: Staging, target: Target, wishes: Wishes) -> None:
     """An open image file, into what the target wants."""
-    shown = escape(os.fsencode(name))
-    offset, size, architecture = 0, os.fstat(file).st_size, host_platform().architecture
-    wrapped = sif.is_sif(os.pread(file, 64, 0))
-    if wrapped:
-        system = sif.read(file, os.fsencode(name)).system()
-        if system.filesystem != sif.SQUASHFS:
-            raise DunnageError(f"read the image '{shown}'", "its file system is not a squashfs", kind=IMAGE)
-        offset, size, architecture = system.offset, system.size, system.architecture or architecture
+    shown = escape(found.name)
+    file, offset, size = found.fd, found.offset, found.size
     wishes.teller.note("converting")
     if target.form == SIF:
         out = stage.file()
-        if wrapped:
+        if found.form == "SIF":
             _copy(file, 0, os.fstat(file).st_size, out)
         else:
-            pack.wrap(file, out, architecture, os.pread(file, 96, 0))
+            start = sif.place(())
+            os.ftruncate(out, start)
+            os.lseek(out, start, os.SEEK_SET)
+            _copy(file, offset, size, out)
+            sif.write(out, size, host_platform().architecture, identity=pack.identity(os.pread(file, 96, offset)))
         os.fchmod(out, 0o777 & ~_umask())
     elif target.form == SQUASHFS:
         out = stage.file()

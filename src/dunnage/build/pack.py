@@ -81,11 +81,6 @@ def make_sif(
     sif.write(out, os.fstat(out).st_size - offset, architecture, identity=identity(seed))
 
 
-def wrap(partition: int, out: int, architecture: str, seed: bytes) -> None:
-    """A SIF file around a squashfs that there is already, in an open file."""
-    sif.write(out, os.fstat(partition).st_size, architecture, partition=partition, identity=identity(seed))
-
-
 def identity(seed: bytes) -> bytes:
     """A UUID made of it."""
     found = bytearray(hashlib.sha256(seed).digest()[:16])

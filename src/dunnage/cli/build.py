@@ -5,12 +5,12 @@ import os
 
 from dunnage.build import convert
 from dunnage.build.target import target
-from dunnage.cli.fetching import fetched, image_form, is_reference, refuse_elsewhere, wishes
+from dunnage.cli.fetching import fetched, is_reference, opened, refuse_elsewhere, wishes
 from dunnage.cli.progress import Display, telling
 from dunnage.errors import DunnageError
 from dunnage.host import facts
 from dunnage.host.tree import HostDisk
-from dunnage.image import reference
+from dunnage.image.file import ImageFile
 from dunnage.messages import escape
 from dunnage.oci.staging import in_order
 
@@ -31,8 +31,8 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         digest = ""
         if is_reference(source):
             goal.refuse_existing(options.force)
-            with fetched(call, source, "build", options, display) as (opened, image):
-                convert.from_reference(opened, image, goal, wishes(call, options, display))
+            with fetched(call, source, "build", options, display) as (place_of_it, image):
+                convert.from_reference(place_of_it, image, goal, wishes(call, options, display))
             digest = str(image.descriptor.digest)
         else:
             _from_path(source, goal, call, options, display)
@@ -41,17 +41,15 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
 
 
 def _from_path(source: bytes, goal: Target, call: Call, options: Options, display: Display) -> None:
-    form = image_form(source, "build from")
-    goal.refuse_existing(options.force)
-    if form:
-        convert.from_file(source, goal, wishes(call, options, display))
-        return
-    found = facts.gather()
-    host = HostDisk(found.mounts)
-    tree = reference.find(source, found.cwd, host, found.mounts)
-    above = os.path.realpath(os.path.dirname(os.path.abspath(goal.path)))
-    if (above + b"/").startswith(tree.path.rstrip(b"/") + b"/"):
-        raise DunnageError(f"write '{escape(goal.path)}'", "it would be part of the tree that it is made of",
-                           "write it somewhere else")
-    mounted = [path[len(tree.path):].lstrip(b"/") for path in host.submounts(tree.path)]
-    convert.from_directory(tree.path, goal, wishes(call, options, display), mounted)
+    with opened(source, "build from") as found:
+        goal.refuse_existing(options.force)
+        if isinstance(found, ImageFile):
+            convert.from_file(found, goal, wishes(call, options, display))
+            return
+        above = os.path.realpath(os.path.dirname(os.path.abspath(goal.path)))
+        if (above + b"/").startswith(found.path.rstrip(b"/") + b"/"):
+            raise DunnageError(f"write '{escape(goal.path)}'", "it would be part of the tree that it is made of",
+                               "write it somewhere else")
+        mounts = HostDisk(facts.gather().mounts).submounts(found.path)
+        inner = [path[len(found.path):].lstrip(b"/") for path in mounts]
+        convert.from_directory(found.path, goal, wishes(call, options, display), inner)

@@ -3,16 +3,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import dunnage
 from dunnage import libraries
 from dunnage.build.access import access
 from dunnage.cli.progress import Display
 from dunnage.errors import IMAGE, DunnageError
-from dunnage.host import site
-from dunnage.image import sif
-from dunnage.messages import errno_name, escape
+from dunnage.host import facts, site
+from dunnage.host.tree import HostDisk
+from dunnage.image import reference
+from dunnage.image.file import ImageFile, take
+from dunnage.image.reference import Reference
+from dunnage.messages import escape
 from dunnage.oci.forms import open_source
 from dunnage.oci.image import Image, resolve, wanted_platform
 from dunnage.oci.limits import Limits
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 # What stands before the colon of a reference; everything else is a path.
 SCHEMES = ("docker", "oras", "oci", "oci-archive", "docker-archive")
 
-HEAD = 4096  # bytes by which the form of a file is told
+HEAD = 4096  # bytes of a file that may be a definition
 ELSEWHERE = ("library", "shub", "http", "https", "docker-daemon", "docker-ssh", "instance")
 
 
@@ -49,33 +52,29 @@ def refuse_elsewhere(text: bytes, what: str) -> None:
         raise DunnageError(f"{what} '{escape(text)}'", why, fix, kind=IMAGE)
 
 
-def image_form(source: bytes, what: str) -> str:
-    """Of a file that is an image: sif or squashfs; empty for a directory, and for what whoever opens it will refuse."""
-    try:
-        file = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno is not None and errno_name(error.errno) in ("EACCES", "EPERM"):
-            raise DunnageError(f"open the image '{escape(source)}'", f"{errno_name(error.errno)}, your account may not "
-                               "read it", "ask its owner", kind=IMAGE) from None
-        return ""
-    try:
-        head = os.read(file, HEAD)
-    except OSError:
-        return ""  # a directory
-    finally:
-        os.close(file)
-    if sif.is_sif(head):
-        return "sif"
-    if head.startswith(b"hsqs"):
-        return "squashfs"
-    shown = escape(source)
-    if any(line.lower().startswith(b"bootstrap:") for line in head.replace(b" ", b"").splitlines()):
-        raise DunnageError(f"{what} '{shown}'", "it is a definition file, which this version cannot build",
+@contextmanager
+def opened(path: bytes, what: str) -> Iterator[ImageFile | Reference]:
+    """An image file, open, or the place of a directory. DunnageError if it is neither."""
+    found = facts.gather()
+    place = reference.find(path, found.cwd, HostDisk(found.mounts), found.mounts)
+    if place.form == "directory":
+        yield place
+        return
+    if _is_definition(place.path):
+        raise DunnageError(f"{what} '{escape(path)}'", "it is a definition file, which this version cannot build",
                            "give docker://NAME, a directory or an image file")
-    fix = "give a directory, a SIF or squashfs file, or a reference such as docker://NAME"
-    if head[257:262] == b"ustar" or head[:2] == b"\x1f\x8b":
-        fix = f"say which archive it is: docker-archive:{shown} or oci-archive:{shown}"
-    raise DunnageError(f"{what} '{shown}'", "it is no image of a known form", fix, kind=IMAGE)
+    libraries.enable()  # what decompresses
+    with closing(take(place)) as file:
+        yield file
+
+
+def _is_definition(path: bytes) -> bool:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return False
+    return any(line.lower().startswith(b"bootstrap:") for line in head.replace(b" ", b"").splitlines())
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dunnage import libraries
-from dunnage.cli.fetching import fetched, image_form, is_reference, refuse_elsewhere
+from dunnage.cli.fetching import fetched, is_reference, opened, refuse_elsewhere
 from dunnage.cli.parse import usage
 from dunnage.cli.progress import Display
 from dunnage.errors import IMAGE, DunnageError
+from dunnage.host.tree import DiskTree
+from dunnage.image.file import ImageFile
 from dunnage.messages import answer, escape
 from dunnage.oci import attributes, scripts
 from dunnage.oci.attributes import Configuration, Files, Reader
@@ -64,24 +65,8 @@ def reader(call: Call, image: bytes, options: Options, voice: Voice) -> Iterator
                 voice.warning(warning)
             yield Configuration(described.config, described.config_data, voice.warning)
         return
-    from dunnage.host import facts
-    from dunnage.host.tree import DiskTree, HostDisk
-    from dunnage.image import reference, sif
-    from dunnage.image.squashfs import Squashfs
-
-    form = image_form(image, "inspect")
-    if form:
-        libraries.enable()
-        with open(image, "rb") as file:
-            offset, size = 0, os.fstat(file.fileno()).st_size
-            if form == "sif":
-                system = sif.read(file.fileno(), image).system()
-                offset, size = system.offset, system.size
-            yield Files(Squashfs(file.fileno(), offset, size, image), voice.warning)
-        return
-    found = facts.gather()
-    place = reference.find(image, found.cwd, HostDisk(found.mounts), found.mounts)
-    yield Files(DiskTree(place.path), voice.warning)
+    with opened(image, "inspect") as found:
+        yield Files(found.tree() if isinstance(found, ImageFile) else DiskTree(found.path), voice.warning)
 
 
 def _text(values: dict[str, Any]) -> str:
