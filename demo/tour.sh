@@ -109,18 +109,21 @@ if [ -n "$layout" ]; then
 	while [ ! -s registry.host ] && kill -0 "$registry" 2> /dev/null; do sleep 0.1; done
 	if [ -s registry.host ]; then
 		reference=docker://$(cat registry.host)/demo/system
+		try export APPTAINER_CACHEDIR="$PWD/cache"
+		try dunnage inspect --no-https "$reference"
 		try dunnage pull --no-https --sandbox pulled "$reference"
 		try dunnage exec pulled sh -c '. /etc/os-release; echo "$PRETTY_NAME, $(id -un), $(ls / | wc -l) entries in /"'
-		echo 'Only its description, without fetching a layer:'
-		try dunnage inspect --no-https "$reference"
+		echo 'Or at once; the second time from the cache:'
+		try dunnage exec --no-https "$reference" cat /etc/debian_version
+		try dunnage exec --no-https "$reference" cat /etc/debian_version
 	else
 		echo "left out: $(tail -n 1 registry.said)"
 	fi
 	[ ! -s registry.host ] || kill "$registry"
 	wait "$registry" 2> /dev/null || true
 	registry=''
-	chmod -R u+rwX pulled 2> /dev/null || true
-	rm -rf pulled registry registry.*
+	chmod -R u+rwX pulled cache 2> /dev/null || true
+	rm -rf pulled cache registry registry.*
 else
 	echo 'left out: it needs docker-registry, and an image that was packed by its owner'
 fi
