@@ -10,10 +10,11 @@ import pytest
 from dunnage.oci import image, reference
 from dunnage.oci.auth import Credentials, Login
 from dunnage.oci.document import Descriptor
+from dunnage.oci.door import Access
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused
 from dunnage.oci.registries import Registries
-from dunnage.oci.registry import Access, RegistrySource
+from dunnage.oci.registry import RegistrySource
 from dunnage.oci.retry import Clock, Patience
 from dunnage.oci.source import Blob, Verified
 from images.making import Image, Shelf, digest, file, layer

@@ -8,7 +8,7 @@ import pytest
 from dunnage.build.access import access, registries_of
 from dunnage.errors import DunnageError
 from dunnage.host.site import SitePolicy, take
-from dunnage.oci.registry import Access
+from dunnage.oci.door import Access
 from dunnage.plan.options import Options
 from registry.pulling import Said
 

@@ -13,10 +13,11 @@ from containers.front import Front
 from dunnage.oci import reference
 from dunnage.oci.auth import Login
 from dunnage.oci.digest import sha256
+from dunnage.oci.door import Access
 from dunnage.oci.image import resolve, wanted_platform
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused
-from dunnage.oci.registry import Access, RegistrySource
+from dunnage.oci.registry import RegistrySource
 from images.making import Image, Shelf, digest, file, layer
 from registry.pulling import NAME, access, blobs, content, pull, said, shelf, somebody, source
 from registry.servers import (

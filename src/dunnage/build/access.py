@@ -10,8 +10,8 @@ from dunnage.errors import USAGE, DunnageError
 from dunnage.messages import escape
 from dunnage.oci import reference as references
 from dunnage.oci.auth import Credentials, Login
+from dunnage.oci.door import Access
 from dunnage.oci.registries import Registries, host, is_loopback
-from dunnage.oci.registry import Access
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,9 +13,9 @@ from dunnage.host import site
 from dunnage.messages import answer, errno_name, escape
 from dunnage.oci import auth
 from dunnage.oci.auth import Login
+from dunnage.oci.door import Access, check_login
 from dunnage.oci.reference import SCHEMES
 from dunnage.oci.registries import host
-from dunnage.oci.registry import Access, check_login
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

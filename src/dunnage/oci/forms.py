@@ -6,11 +6,12 @@ import os
 from dunnage.errors import IMAGE, DunnageError
 from dunnage.oci import reference
 from dunnage.oci.archive import DockerArchive, Members, open_file
+from dunnage.oci.door import Access
 from dunnage.oci.layout import Directory, Layout
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused, escape
 from dunnage.oci.registries import Registries
-from dunnage.oci.registry import Access, RegistrySource
+from dunnage.oci.registry import RegistrySource
 from dunnage.oci.source import Source
 
 LOCAL = ("oci", "oci-archive", "docker-archive")
