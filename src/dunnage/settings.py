@@ -278,6 +278,11 @@ OWN: dict[bytes, dict[bytes, Row]] = {
         b"oci-config": (FLAG, "oci_config", ()), b"arch": (VALUE, "arch", ()),
     },
     b"sif": {b"json": (FLAG, "json", ())},
+    b"cache": {
+        b"type": (LIST, "types", ()), b"days": (SPEC, "days", ()), b"size": (SPEC, "cache_size", ()),
+        b"force": (FLAG, "force", ()), b"dry-run": (FLAG, "dry_run", ()), b"json": (FLAG, "json", ()),
+        b"summary": (FLAG, "summary", ()), b"verbose": (FLAG, "verbose", ()),
+    },
     b"registry": _CREDENTIALS,
     b"remote": _CREDENTIALS,
 }
@@ -292,6 +297,7 @@ OWN_LETTERS = {
         b"j": b"json", b"l": b"labels", b"d": b"deffile", b"r": b"runscript", b"s": b"startscript", b"t": b"test",
         b"e": b"environment", b"H": b"helpfile",
     },
+    b"cache": {b"T": b"type", b"D": b"days", b"f": b"force", b"n": b"dry-run", b"s": b"summary", b"v": b"verbose"},
     b"registry": {b"u": b"username", b"p": b"password"}, b"remote": {b"u": b"username", b"p": b"password"},
 }
 
@@ -308,6 +314,7 @@ VERBS: dict[bytes, tuple[str, int, int | None]] = {
     b"build": ("dunnage.cli.build", 2, 2),
     b"inspect": ("dunnage.cli.inspect", 1, 1),
     b"sif": ("dunnage.cli.sif", 0, 2),
+    b"cache": ("dunnage.cli.cache", 0, None),
     b"registry": ("dunnage.cli.registry", 0, 1),
     b"remote": ("dunnage.cli.registry", 0, 1),
     b"help": ("dunnage.cli.help", 0, 1),
@@ -318,13 +325,14 @@ NATIVE = (b"payload", b"freeze", b"explain", b"check")  # only under the name du
 # Verbs with verbs of their own; options may stand before these and behind them.
 INNER: dict[bytes, tuple[bytes, ...]] = {
     b"sif": (b"list", b"info", b"dump", b"header"),
+    b"cache": (b"list", b"clean", b"verify"),
     b"registry": (b"login", b"logout", b"list"),
     b"remote": (b"login", b"logout", b"list"),
 }
 
 # Known names whose work this version does not do (FLG-50..52).
 LATER = (
-    b"test", b"instance", b"cache", b"overlay", b"run-help",
+    b"test", b"instance", b"overlay", b"run-help",
     b"config", b"push", b"key", b"sign", b"verify", b"capability", b"checkpoint", b"oci", b"plugin",
     b"delete", b"search", b"keyserver",
 )

@@ -65,6 +65,13 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "`list` and `header` take a FILE, `info` and `dump` the ID of one of its objects before it. `dump` writes the "
         "object's bytes to standard output.",
     ),
+    b"cache": (
+        "list|clean|verify [options]",
+        "show, clean and check what is kept of images that were fetched",
+        "What was not used for longest is removed by itself when the cache gets too large; what is in use never is. "
+        "`clean` asks on a terminal, unless there is --force. `verify` compares trees with what they were in names, "
+        "kinds, modes, sizes, times and links, not in what their files hold; and files by their digests.",
+    ),
     b"registry": (
         "login|logout|list [options] [REGISTRY]",
         "keep credentials for registries",
@@ -281,6 +288,24 @@ SIF_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     }),
 )
 
+CACHE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
+    ("Which images", {
+        b"type": ("LIST", "tree, file or all; also library, oras, net and shub (files), oci-tmp and blob (trees)"),
+        b"days": ("N", "clean: those that were not used for N days"),
+        b"size": ("SIZE", "clean: those that were not used for longest, until the rest has at most SIZE"),
+    }),
+    ("What to do", {
+        b"force": ("", "clean: without asking. verify: remove what is damaged"),
+        b"dry-run": ("", "clean: only say what would be removed"),
+    }),
+    ("Output", {
+        b"summary": ("", "list: only how many there are, and their size"),
+        b"json": ("", "list: one JSON document"),
+        b"verbose": ("", "say of each image what is done"),
+        b"help": ("", "show this help"),
+    }),
+)
+
 REGISTRY_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     ("Credentials", {
         b"username": ("NAME", "account at the registry"),
@@ -299,4 +324,6 @@ def groups_of(verb: bytes) -> tuple[tuple[str, dict[bytes, tuple[str, str]]], ..
         return REGISTRY_GROUPS
     if verb == b"sif":
         return SIF_GROUPS
+    if verb == b"cache":
+        return CACHE_GROUPS
     return PAYLOAD_GROUPS if verb == b"payload" else GROUPS

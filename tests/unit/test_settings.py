@@ -28,7 +28,7 @@ def test_every_letter_names_an_option() -> None:
 def test_every_working_option_is_explained_once() -> None:
     verbs = {*settings.VERBS, *settings.OWN}
     for groups in (settings_help.GROUPS, settings_help.PAYLOAD_GROUPS, settings_help.IMAGE_GROUPS,
-                   settings_help.REGISTRY_GROUPS):
+                   settings_help.REGISTRY_GROUPS, settings_help.SIF_GROUPS, settings_help.CACHE_GROUPS):
         tables = [settings.options_of(verb) for verb in verbs if settings_help.groups_of(verb) is groups]
         working = {option for table in tables for option in table if settings.works(table, option)}
         explained = [option for _, options in groups for option in options]

@@ -84,7 +84,7 @@ class Display:
             known = [{"digest": digest, "size": size} for digest, size in layers]
             self.voice.event("begin", reference=self._reference, layers=known)
         elif self.form == "lines":
-            self.voice.info(f"fetching {_count(len(layers), 'layer')}, {_size(sum(self._sizes))}")
+            self.voice.info(f"fetching {_count(len(layers), 'layer')}, {shown_size(sum(self._sizes))}")
         self._draw(force=True)
 
     def bytes(self, layer: int, count: int) -> None:
@@ -166,8 +166,8 @@ class Display:
         (since, before), (now, _) = self._seen[0], self._seen[-1]
         speed = (done - before) / (now - since) if now > since else 0.0
         parts = [
-            f"{_size(done)} of {_size(size)}", f"{self._finished} of {_count(len(self._sizes), 'layer')}",
-            f"{_size(int(speed))}/s" if speed else "", f"{_time((size - done) / speed)} left" if speed else "",
+            f"{shown_size(done)} of {shown_size(size)}", f"{self._finished} of {_count(len(self._sizes), 'layer')}",
+            f"{shown_size(int(speed))}/s" if speed else "", f"{_time((size - done) / speed)} left" if speed else "",
         ]
         text = ", ".join(part for part in parts if part)
         bar = f"[{'=' * full}{' ' * (BAR - full)}] "
@@ -203,7 +203,7 @@ def _width() -> int:
         return WIDTH
 
 
-def _size(count: int) -> str:
+def shown_size(count: int) -> str:
     size, unit = float(count), "B"
     for larger in ("kB", "MB", "GB"):
         if size < 1000:

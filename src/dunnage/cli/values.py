@@ -24,6 +24,8 @@ def store(options: Options, target: str, value: bytes, origin: bytes) -> None:
         setattr(options, target, size(value, 1 << 12))
     elif target == "cache_size":
         options.cache_size = size(value)
+    elif target == "days":
+        options.days = count(value, 0)
     elif target == "pids":
         options.pids = count(value, 1)
     elif target == "limits":

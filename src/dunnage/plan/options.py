@@ -69,6 +69,7 @@ class Options:
     docker_username, docker_password, authfile   as given, or empty
     tmpdir        for what grows before it is packed, or empty
     cache_size    bytes that the cache of images may have, if less than the site says; None without a wish
+    types, days, dry_run, summary  of `cache`: which kinds, not used for so many days; change nothing; show sums only
     progress      ``auto``, ``bar``, ``lines``, ``none`` or ``json`` (str)
     special       what to do with FIFOs and devices in images: ``skip``, ``refuse`` or ``create`` (str)
     mksquashfs_args     as given: words between blanks
@@ -132,7 +133,7 @@ class Options:
         "arch", "arch_variant", "directory", "sandbox", "disable_cache", "docker_login", "no_https", "docker_username",
         "docker_password", "authfile", "tmpdir", "progress", "special", "mksquashfs_args", "all", "labels", "deffile",
         "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app", "username",
-        "password", "password_stdin", "cache_size",
+        "password", "password_stdin", "cache_size", "types", "days", "dry_run", "summary",
     )
 
     def __init__(self) -> None:
@@ -183,6 +184,9 @@ class Options:
         self.password_stdin = False
         self.sandbox = self.disable_cache = self.docker_login = self.no_https = False
         self.cache_size: int | None = None
+        self.types: list[bytes] = []
+        self.days: int | None = None
+        self.dry_run = self.summary = False
         self.progress = "auto"
         self.special = "skip"
         self.all = self.labels = self.deffile = self.runscript = self.startscript = self.test = False
