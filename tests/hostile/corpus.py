@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -1088,42 +1088,39 @@ def digests_of_512_bits(victim: bytes) -> Any:
 
 # -- what is placed into trees, or read out of them ---------------------------------------------
 
-@case("IMG-93")
-def directories_that_are_links(victim: bytes) -> Any:
-    return [link("dev", victim), link("proc", victim), link("tmp2", victim), link("environment", victim + b"/new")]
+# Trees that lead those who place files into them, or read files of them, to the victim. Where they are alone in a
+# layer above an image that runs, it either still does or is refused.
+TREES: dict[str, Callable[[bytes], list[Member]]] = {
+    "IMG-93": lambda victim: [link("dev", victim), link("proc", victim), link("tmp2", victim),
+                              link("environment", victim + b"/new")],
+    "IMG-94": lambda victim: [directory("etc/"), fifo("etc/passwd"), fifo("etc/group"), fifo("etc/resolv.conf")],
+    "IMG-95": lambda victim: [link(name, victim) for name in (
+        "etc", "environment", "singularity", ".singularity.d", "usr", "var", "home", "run", "tmp", "sys")],
+}
 
-
-@case("IMG-94")
-def databases_that_are_fifos(victim: bytes) -> Any:
-    return layer(directory("etc/"), fifo("etc/passwd"), fifo("etc/group"), fifo("etc/resolv.conf"))
-
-
-@case("IMG-95")
-def top_level_names_that_are_links(victim: bytes) -> Any:
-    return layer(*(link(name, victim) for name in
-                   ("etc", "environment", "singularity", ".singularity.d", "bin", "usr", "var", "home", "run")))
-
-
-# IMG-R1..R4: each file that the product places into a tree, and its directory, is a link.
 
 def _parents(name: bytes) -> list[Member]:
     parts = name.split(b"/")[:-1]
     return [directory(b"/".join(parts[:count]) + b"/") for count in range(1, len(parts) + 1)]
 
 
-def _redirected() -> Iterator[tuple[str, Callable[[bytes], Any]]]:
+def _redirect() -> None:
+    """IMG-R1..R4: each file that the product places into a tree, or its directory, is a link."""
     for number, name in enumerate(PLACED):
         for kind, target in (("R1", b"/secret"), ("R2", b"/new")):
-            yield f"IMG-{kind}-{number}", partial(
+            TREES[f"IMG-{kind}-{number}"] = partial(
                 lambda victim, name, target: [*_parents(name), link(name, victim + target)], name=name, target=target)
-    for number, above in enumerate(sorted({name.rpartition(b"/")[0] for name in PLACED} - {b""})):
-        yield f"IMG-R3-{number}", partial(lambda victim, above: [*_parents(above), link(above, victim)], above=above)
-    yield "IMG-R4-0", lambda victim: [
-        *_parents(PLACED[0])[:-1], link(PLACED[0].rpartition(b"/")[0], victim),
-        *(link(name, victim + b"/new") for name in PLACED if not name.startswith(PLACED[0].rpartition(b"/")[0]))]
+    above = sorted({name.rpartition(b"/")[0] for name in PLACED} - {b""})
+    for number, folder in enumerate(above):
+        TREES[f"IMG-R3-{number}"] = partial(
+            lambda victim, folder: [*_parents(folder), link(folder, victim)], folder=folder)
+    TREES["IMG-R4-0"] = lambda victim: [
+        *_parents(above[-1]), link(above[-1], victim),
+        *(link(name, victim + b"/new") for name in PLACED if not name.startswith(above[-1]))]
 
 
-for _name, _make in _redirected():
+_redirect()
+for _name, _make in TREES.items():
     case(_name)(_make)
 
 
