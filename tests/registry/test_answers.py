@@ -35,6 +35,7 @@ from registry.servers import (
 )
 
 requirement = pytest.mark.requirement
+pytestmark = requirement("REL-26")
 
 
 # -- LAY-99 and REG-36: heads, encodings, chunks, sizes -----------------------------------------

@@ -35,6 +35,7 @@ from registry.servers import (
 )
 
 requirement = pytest.mark.requirement
+pytestmark = requirement("ISO-16")
 
 
 # -- LAY-90: secrets belong to an origin --------------------------------------------------------

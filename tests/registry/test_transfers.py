@@ -44,6 +44,7 @@ from registry.servers import (
 )
 
 requirement = pytest.mark.requirement
+pytestmark = requirement("REL-26")
 
 
 # -- LAY-95: again ------------------------------------------------------------------------------

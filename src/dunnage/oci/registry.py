@@ -196,7 +196,9 @@ class RegistrySource:
                 continue
             if str(there) in self._access.registries.foreign and there.scheme == "https":
                 self._access.voice.verbose(f"a layer is fetched from {there}, as its manifest says")
-                return self._transported().request("GET", url, {"Range": f"bytes={start}-"} if start else {}, {})
+                answer = self._transported().request("GET", url, {"Range": f"bytes={start}-"} if start else {}, {})
+                answer.strange = True
+                return answer
         return None
 
 
