@@ -87,7 +87,6 @@ def work(
     """All of the life of a process: JSON through the file `answer`, status 0 if that was possible."""
     status = 1
     try:
-        _detach(parent)
         data = json.dumps(_answer(around, descriptor, diff_id, number, parent)).encode()
         while data:
             data = data[os.write(answer, data):]
@@ -100,6 +99,7 @@ def work(
 
 def _answer(around: Surroundings, descriptor: Descriptor, diff_id: Digest, number: int, parent: int) -> dict[str, Any]:
     try:
+        _detach(parent)
         around.source.apart()
         return _Layer(around, descriptor, diff_id, number, parent).unpack()
     except Refused as refused:
@@ -224,7 +224,7 @@ def _detach(parent: int) -> None:
     if os.getppid() != parent:
         os._exit(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with open("/proc/self/statm", encoding="ascii") as file:
+    with open("/proc/self/statm", "rb") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = used + MEMORY

@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from typing import IO
 
 from dunnage.errors import DunnageError
 from dunnage.messages import errno_name
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused, escape
 
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 # Troubles of the machine; others are about what an entry is.
 MACHINE = (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG, errno.ESTALE, errno.EACCES,
            errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENOENT)
@@ -53,20 +56,27 @@ class Room:
 
     def _error(self, why: str) -> DunnageError:
         return DunnageError(
-            f"unpack into the file system at {self._where()}", why,
+            f"write into the file system at {self._where()}", why,
             "make room, or choose another place for images and caches")
 
     def _where(self) -> str:
         """Where it is mounted, for people."""
-        device = os.fstat(self._directory).st_dev
-        wanted = b"%d:%d" % (os.major(device), os.minor(device))
-        place = os.fsencode(os.readlink(f"/proc/self/fd/{self._directory}"))
-        best = b""
-        with open("/proc/self/mountinfo", "rb") as file:
-            for line in file:
-                fields = line.split(b" ")
-                mounted = fields[4].replace(b"\\040", b" ")
-                inside = mounted == b"/" or place == mounted or place.startswith(mounted + b"/")
-                if fields[2] == wanted and inside and len(mounted) > len(best):
-                    best = mounted
-        return escape(best or place)
+        try:
+            device = os.fstat(self._directory).st_dev
+            place = os.fsencode(os.readlink(f"/proc/self/fd/{self._directory}"))
+            with open("/proc/self/mountinfo", "rb") as file:
+                return escape(_mounted(file, b"%d:%d" % (os.major(device), os.minor(device)), place))
+        except OSError:
+            return "the directory of the image"
+
+
+def _mounted(file: IO[bytes], device: bytes, place: bytes) -> bytes:
+    """The mount that a path lies on; itself, if that is not to be found out."""
+    best = b""
+    for line in file:
+        fields = line.split(b" ")
+        mounted = _OCTAL.sub(lambda found: bytes((int(found[1], 8),)), fields[4])
+        inside = mounted == b"/" or place == mounted or place.startswith(mounted + b"/")
+        if fields[2] == device and inside and len(mounted) > len(best):
+            best = mounted
+    return best or place
