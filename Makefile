@@ -79,6 +79,7 @@ requirements:
 bench: build
 	@packaging/setup.sh build bench
 	@'$(PYTHON)' tests/bench/run.py
+	@'$(PYTHON)' tests/bench/pulls.py --quick
 
 faults:
 	@packaging/setup.sh build test

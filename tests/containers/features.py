@@ -117,6 +117,15 @@ def _squashfs_tools() -> str | None:
     return None if shutil.which("mksquashfs") and shutil.which("unsquashfs") else "it is not installed"
 
 
+@probe("docker-registry")
+def _docker_registry() -> Optional[str]:
+    try:
+        done = subprocess.run(["docker-registry", "--version"], capture_output=True, check=False, text=True)
+    except FileNotFoundError:
+        return "it is not installed"
+    return None if done.returncode == 0 else done.stderr.strip()
+
+
 @probe("gnupg")
 def _gnupg() -> str | None:
     return None if shutil.which("gpg") else "it is not installed"

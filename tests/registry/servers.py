@@ -31,22 +31,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from containers.features import probe
 from images.making import Shelf
 
 USER, PASSWORD = "somebody", "open sesame"
 HTPASSWD = f"{USER}:$2b$04$zQi1fytoJ5oc0TbW5GYe/u0mFvkSlcR8Lv4td1sX/fqzIiqoYTCNi\n"
 SERVICE, ISSUER = "registry of tests", "tests"
 TIMEOUT = 30  # seconds until a server that does not start, or a client that does not come, is a failure
-
-
-@probe("docker-registry")
-def _docker_registry() -> Optional[str]:
-    try:
-        done = subprocess.run(["docker-registry", "--version"], capture_output=True, check=False, text=True)
-    except FileNotFoundError:
-        return "it is not installed"
-    return None if done.returncode == 0 else done.stderr.strip()
 
 
 # -- certificates -------------------------------------------------------------------------------
