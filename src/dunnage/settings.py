@@ -98,7 +98,7 @@ ACTION: dict[bytes, Row] = {
     b"ignore-userns": (FLAG, IGNORED, (b"IGNORE_USERNS",)),
     b"ignore-fakeroot-command": (FLAG, IGNORED, (b"IGNORE_FAKEROOT_COMMAND",)),
     **FETCHING,
-    b"unsquash": (FLAG, IGNORED, (b"UNSQUASH",)),
+    b"unsquash": (FLAG, "unsquash", (b"UNSQUASH",)),
     b"sif-fuse": (FLAG, IGNORED, (b"SIF_FUSE",)),
     b"tmp-sandbox": (FLAG, IGNORED, (b"TMP_SANDBOX",)),
     b"no-tmp-sandbox": (FLAG, IGNORED, (b"NO_TMP_SANDBOX",)),

@@ -89,8 +89,8 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
 
 IMAGE = (
     "IMAGE is a directory that holds an unpacked operating system, for example below /cvmfs/unpacked.cern.ch, "
-    "or / for the one this machine runs; or docker://, oras://, oci:, oci-archive: or docker-archive:, which are "
-    "unpacked into the cache first."
+    "or / for the one this machine runs; a SIF or squashfs file; or docker://, oras://, oci:, oci-archive: or "
+    "docker-archive:, which are unpacked into the cache first."
 )
 
 # Option: (placeholder, one line).
@@ -162,6 +162,7 @@ GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
         b"no-rocm": ("", "without them, whatever the site says (`always use rocm = yes`)"),
     }),
     ("How the root is assembled", {
+        b"unsquash": ("", "unpack an image file, into the cache, instead of showing it by squashfuse"),
         b"underlay": ("", "open directories with missing mount points by binds only, never by an overlay"),
         b"underlay-strategy": ("WORD", "auto, binds or overlay"),
         b"mount-api": ("WORD", "auto or classic; for tests and broken kernels"),

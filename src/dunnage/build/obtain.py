@@ -45,12 +45,15 @@ class Obtained:
     text   the reference
     name   its last part
     path   of a directory, or of a SIF file
+    spelled, why   of an image file that had to be unpacked: its own path, and the reason
     """
 
     def __init__(self, text: bytes, held: Held) -> None:
         self.text = text
         self.name = text.partition(b":")[2].strip(b"/").rpartition(b"/")[2] or text
         self.path = held.path
+        self.spelled = b""
+        self.why = ""
         self.lock = held.lock
         self._held = held
 

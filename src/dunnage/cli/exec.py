@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import posix
 
-from dunnage.image.reference import is_elsewhere
+from dunnage.image.reference import Unshown, is_elsewhere
 from dunnage.launch.prepare import ready
 from dunnage.launch.start import start
 from dunnage.plan import wire
@@ -23,6 +23,11 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
 
         obtained = obtaining.obtained(call, verb, options, words[0], voice)
         posix.set_inheritable(obtained.lock, True)
-    prepared = ready(call, verb, options, words, obtained=obtained)
+    try:
+        prepared = ready(call, verb, options, words, obtained=obtained)
+    except Unshown as unshown:
+        from dunnage.cli import obtaining
+
+        prepared = ready(call, verb, options, words, obtained=obtaining.unpacked(call, options, unshown, voice))
     voice.report(prepared.composition.warnings, prepared.composition.notes)
     start(wire.encode(prepared.composition.operations), call.launcher, call.fd)

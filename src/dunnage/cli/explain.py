@@ -1,7 +1,7 @@
 """`explain`: what a launch would mount where and why, without starting it (UND-353, ISO-53)."""
 from __future__ import annotations
 
-from dunnage.image.reference import is_elsewhere
+from dunnage.image.reference import Unshown, is_elsewhere
 from dunnage.launch.prepare import prepare
 from dunnage.messages import answer, escape
 from dunnage.plan import isolation
@@ -39,7 +39,13 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         from dunnage.cli import obtaining
 
         obtained = obtaining.obtained(call, b"explain", options, words[0], voice, runs=False)
-    prepared = prepare(call, action, options, words, obtained=obtained)
+    try:
+        prepared = prepare(call, action, options, words, obtained=obtained)
+    except Unshown as unshown:
+        from dunnage.cli import obtaining
+
+        obtained = obtaining.unpacked(call, options, unshown, voice, runs=False)
+        prepared = prepare(call, action, options, words, obtained=obtained)
     if options.plan:
         from dunnage.plan.wire import describe
 
@@ -67,6 +73,7 @@ def document(prepared: Prepared, action: bytes, options: Options) -> dict[str, A
             "given": _text(prepared.reference.text), "path": _text(prepared.reference.path),
             "form": prepared.reference.form,
             "shown_by": _text(prepared.reference.server.program) if prepared.reference.server else None,
+            "unpacked": prepared.reference.unpacked or None,
         },
         "command": [_text(word) for word in composition.command],
         "working_directories": [_text(operation[2]) for operation in operations if operation[0] == b"workdir"],
@@ -197,6 +204,8 @@ def shown(report: dict[str, Any]) -> str:
 
 
 def _shown_by(image: dict[str, Any]) -> str:
+    if image["unpacked"]:
+        return f", unpacked, since {image['unpacked']}"
     if not image["shown_by"]:
         return ""
     return f", {image['form']}, shown by {_printable(image['shown_by'])}"

@@ -14,8 +14,25 @@ from dunnage.oci.staging import in_order
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.cli.call import Call
+    from dunnage.image.reference import Unshown
     from dunnage.messages import Voice
     from dunnage.plan.options import Options
+
+
+def unpacked(call: Call, options: Options, unshown: Unshown, voice: Voice, runs: bool = True) -> Obtained:
+    """The tree of an image file that cannot be shown, in use as long as that of a reference."""
+    from dunnage.build.unpacked import unpacked as unpack
+
+    policy = site.read(options.config, os.fsencode(dunnage.__path__[0]))
+    display = Display(voice, escape(unshown.image.text), options.progress)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        with in_order():
+            found = unpack(unshown, options, policy, call.environment, display, runs)
+            os.set_inheritable(found.lock, True)
+            return found
+    finally:
+        display.clear()
 
 
 def obtained(call: Call, verb: bytes, options: Options, text: bytes, voice: Voice, runs: bool = True) -> Obtained:

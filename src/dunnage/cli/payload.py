@@ -5,7 +5,7 @@ import fcntl
 import posix
 
 from dunnage.errors import POLICY, DunnageError
-from dunnage.image.reference import is_elsewhere
+from dunnage.image.reference import Unshown, is_elsewhere
 from dunnage.launch.prepare import prepare
 from dunnage.launch.start import arguments, start, unusable
 from dunnage.plan import wire
@@ -32,7 +32,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     terminals = () if options.share_tty else tuple(fd for fd in (0, 1, 2) if posix.isatty(fd))
     if terminals:
         return _at_terminal(call, verb, options, words, voice, terminals, obtained)
-    prepared = prepare(call, verb, options, words, pid=posix.getppid(), obtained=obtained)
+    prepared = _prepared(call, options, words, voice, posix.getppid(), b"", obtained)
     return start(_plan(prepared, voice), call.launcher, call.fd)
 
 
@@ -43,14 +43,25 @@ def _at_terminal(
     from dunnage.launch import terminal
 
     relay = terminal.Relay(terminals, 0 if options.no_die_with_caller else posix.getppid())
-    prepared = prepare(call, verb, options, words, pid=posix.getpid(), console=relay.name,
-                       obtained=obtained)
+    prepared = _prepared(call, options, words, voice, posix.getpid(), relay.name, obtained)
     plan = _plan(prepared, voice)
     try:
         status = relay.run(call.launcher, arguments(plan, call.fd))
     except OSError as error:
         raise unusable(call.launcher, error) from None
     return terminal.end_like(status)
+
+
+def _prepared(
+    call: Call, options: Options, words: list[bytes], voice: Voice, pid: int, console: bytes, obtained: Obtained | None,
+) -> Prepared:
+    try:
+        return prepare(call, b"payload", options, words, pid=pid, console=console, obtained=obtained)
+    except Unshown as unshown:
+        from dunnage.cli import obtaining
+
+        obtained = obtaining.unpacked(call, options, unshown, voice)
+    return prepare(call, b"payload", options, words, pid=pid, console=console, obtained=obtained)
 
 
 def _plan(prepared: Prepared, voice: Voice) -> bytes:

@@ -25,9 +25,10 @@ class Reference:
     server       that shows it, if it is a file
     name         what the payload is told, too: the last part
     hold         descriptor that keeps the image where it is, for as long as it is used; or -1
+    unpacked     why it was unpacked, if it is the tree of an image file
     """
 
-    __slots__ = ("text", "spelled", "path", "device", "inode", "form", "server", "name", "hold")
+    __slots__ = ("text", "spelled", "path", "device", "inode", "form", "server", "name", "hold", "unpacked")
 
     def __init__(
         self, text: bytes, spelled: bytes, path: bytes, device: int, inode: int, form: str = "directory",
@@ -41,6 +42,18 @@ class Reference:
         self.server: Server | None = None
         self.name = spelled.rsplit(b"/", 1)[1] or b"/"
         self.hold = -1
+        self.unpacked = ""
+
+
+class Unshown(DunnageError):
+    """An image file that can only be run once it is unpacked."""
+
+    def __init__(self, image: Reference, reason: str, fix: str) -> None:
+        shown = escape(image.text)
+        super().__init__(f"open the image '{shown}' without unpacking it", reason, fix,
+                         sentence=f"Failed to mount image {shown}: error: {reason}", kind=IMAGE)
+        self.image = image
+        self.reason = reason
 
 
 def is_elsewhere(text: bytes) -> bool:

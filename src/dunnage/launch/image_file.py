@@ -32,8 +32,14 @@ def compose(
         tree: Tree = DiskTree(image.path)
         if image.form == "file":
             files.append(file.take(image))
+            try:
+                if request.options.unsquash:
+                    origin = request.options.origins.get("unsquash", "--unsquash")
+                    raise fuse.Unable(f"{origin} asks for it", "leave it out")
+                image.server = _server(files[-1], request, policy, facts)
+            except fuse.Unable as unable:
+                raise reference.Unshown(image, unable.why, unable.fix) from None
             image.form = files[-1].form
-            image.server = _server(image, files[-1], request, policy, facts)
             tree = _tree(image, files[-1])
         return composing.compose(request, policy, facts, host, image, tree)
     finally:
@@ -67,17 +73,15 @@ def _data_image(
     place = follow(tree, wanted)
     if place is None or not is_dir(place[1]):
         raise file.failed(image, f"it has no directory '{escape(wanted)}'", "correct image-src")
-    server = _server(image, found, request, policy, facts)
+    try:
+        server = _server(found, request, policy, facts)
+    except fuse.Unable as unable:
+        raise file.failed(image, unable.why, unable.fix) from None
     return DataImage(image.path, image.device, image.inode, tree, place[0].lstrip(b"/"), server)
 
 
-def _server(
-    image: Reference, found: ImageFile, request: Request, policy: SitePolicy, facts: HostFacts,
-) -> Server:
-    try:
-        return fuse.server(policy, facts, request.environment.get(b"PATH", b""), found.offset)
-    except fuse.Unable as unable:
-        raise file.failed(image, unable.why, unable.fix) from None
+def _server(found: ImageFile, request: Request, policy: SitePolicy, facts: HostFacts) -> Server:
+    return fuse.server(policy, facts, request.environment.get(b"PATH", b""), found.offset)
 
 
 def _tree(image: Reference, found: ImageFile) -> Squashfs:

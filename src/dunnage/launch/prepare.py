@@ -43,12 +43,15 @@ if TYPE_CHECKING:
         name  its last part
         path  where it is now
         lock  descriptor that keeps it there
+        spelled, why  of an image file that had to be unpacked: its own path, and the reason
         """
 
         text: bytes
         name: bytes
         path: bytes
         lock: int
+        spelled: bytes
+        why: str
 
 PLACE = posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
@@ -91,7 +94,7 @@ def prepare(
     terminals: tuple[int, ...] | None = None, console: bytes = b"", exposed: list[str] | None = None,
     obtained: Obtained | None = None,
 ) -> Prepared:
-    """Look at the world once and compose; nothing is changed by it.
+    """Look at the world once and compose; nothing is changed by it. `reference.Unshown` is one of its DunnageErrors.
 
     verb       `payload` isolates by default
     words      the image, then the command
@@ -123,6 +126,7 @@ def prepare(
     image = reference.find(obtained.path if obtained else words[0], host_facts.cwd, host, host_facts.mounts)
     if obtained:
         image.text, image.name, image.hold = obtained.text, obtained.name, obtained.lock
+        image.spelled, image.unpacked = obtained.spelled or image.spelled, obtained.why
     if options.env_file:
         from dunnage.host import env_file
 

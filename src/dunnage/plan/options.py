@@ -86,7 +86,7 @@ class Options:
     scratch       container paths of --scratch
     cwd           working directory inside, or empty
     contain, containall, ipc, pid, uts, net, userns, cleanenv    as given or implied
-    no_pid, no_init, no_umask, no_home                           as given
+    no_pid, no_init, no_umask, no_home, unsquash                 as given
     hostname      or empty; implies uts
     network       ``none`` or empty
     env           pairs of --env; a later one wins
@@ -133,7 +133,7 @@ class Options:
         "arch", "arch_variant", "directory", "sandbox", "disable_cache", "docker_login", "no_https", "docker_username",
         "docker_password", "authfile", "tmpdir", "progress", "special", "mksquashfs_args", "all", "labels", "deffile",
         "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app", "username",
-        "password", "password_stdin", "cache_size", "types", "days", "dry_run", "summary",
+        "password", "password_stdin", "cache_size", "types", "days", "dry_run", "summary", "unsquash",
     )
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Options:
         self.cwd = b""
         self.contain = self.containall = self.ipc = self.pid = self.uts = self.net = False
         self.userns = self.cleanenv = False
-        self.no_pid = self.no_init = self.no_umask = self.no_home = False
+        self.no_pid = self.no_init = self.no_umask = self.no_home = self.unsquash = False
         self.hostname = b""
         self.network = b""
         self.env: list[tuple[bytes, bytes]] = []
