@@ -188,11 +188,11 @@ class Transport:
         except Failure as failure:
             raise failure.at(to) from None
         except (urllib3.exceptions.HTTPError, OSError, http.client.HTTPException, ValueError) as error:
-            failure = explain(error, to)
+            explained = explain(error, to)
             for cause in _causes(error):
                 # A refused tunnel would hold its connection until these frames are collected.
                 traceback.clear_frames(cause.__traceback__)
-            raise failure from None
+            raise explained from None
 
     def _manager(self, to: Origin) -> urllib3.PoolManager:
         proxy = proxy_for(to, self._environment)
