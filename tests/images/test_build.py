@@ -24,7 +24,8 @@ TARGETS = ("sandbox", "sif", "squashfs", *FORMS)
 
 
 def build(front: Front, here: Path, *words: Any, env: dict[str, str] | None = None) -> Ended:
-    return front("build", *words, cwd=here, env={"PATH": PATH, **(env or {})})
+    own = {"PATH": PATH, "APPTAINER_CACHEDIR": str(here.parent / f"{here.name}-cache")}
+    return front("build", *words, cwd=here, env={**own, **(env or {})})
 
 
 def arguments(form: str, place: Path) -> list[str]:
@@ -187,7 +188,7 @@ def test_configuration_of_the_image_stays(dunnage: Front, sources: dict[str, str
     (["", "tree"], "empty"), (["--sandbox", "oci:x", "tree"], "without --sandbox"),
     (["oci:", "tree"], "it has no name"),
     (["nowhere/x", "tree"], "mkdir -p nowhere"), (["--mksquashfs-args", "-bogus", "x", "tree"], "mksquashfs-args"),
-    (["--tmpdir", "nowhere", "x", "{}"], "TMPDIR"), (["--encrypt", "x", "tree"], "support"),
+    (["--disable-cache", "--tmpdir", "nowhere", "x", "{}"], "TMPDIR"), (["--encrypt", "x", "tree"], "support"),
 ])
 def test_mistakes(front: Front, sources: dict[str, str], here: Path, words: list[str], text: str) -> None:
     need("squashfs-tools")

@@ -86,13 +86,20 @@ def from_reference(source: Source, image: Image, target: Target, wishes: Wishes)
                 _packed(root, stage, target, wishes, image.config, image.config_data)
 
 
-def from_directory(path: bytes, target: Target, wishes: Wishes, mounted: Sequence[bytes] = ()) -> None:
-    """A tree as it lies there; `mounted` are places in it, relative to it, where other file systems are."""
+def from_directory(
+    path: bytes, target: Target, wishes: Wishes, mounted: Sequence[bytes] = (), *, ours: bool = False,
+) -> None:
+    """A tree as it lies there.
+
+    mounted  places in it, relative to it, where other file systems are
+    ours     nobody changed it since it was unpacked, so that a file made of it can be the same each time
+    """
     with _staged(target, wishes) as stage, _opened(path) as root:
         if target.form == SANDBOX:
             _copied(root, path, stage, wishes)
         else:
-            _packed(root, stage, target, wishes, *_described(root, wishes), mounted=mounted)
+            config, data = _described(root, wishes)
+            _packed(root, stage, target, wishes, config, data if ours else b"", mounted=mounted)
 
 
 def from_file(file: ImageFile, target: Target, wishes: Wishes) -> None:
@@ -128,7 +135,7 @@ def _converted(found: ImageFile, stage: Staging, target: Target, wishes: Wishes)
                                     limits=wishes.limits):
                 wishes.teller.warning(warning)
             if target.form != SANDBOX:
-                _packed(root, stage, target, wishes, *_described(root, wishes))
+                _packed(root, stage, target, wishes, _described(root, wishes)[0], b"")
 
 
 def _copied(root: int, path: bytes, stage: Staging, wishes: Wishes) -> None:
@@ -153,16 +160,16 @@ def _copied(root: int, path: bytes, stage: Staging, wishes: Wishes) -> None:
 
 
 def _described(root: int, wishes: Wishes) -> tuple[Config | None, bytes]:
-    """What a tree that we made says of its configuration, and what makes the identity of a file from it."""
+    """What a tree that we made says of its configuration, also as it stands there."""
     data = Files(DiskTree(b"/proc/self/fd/%d" % root), wishes.teller.warning).read(b"/" + scripts.CONFIGURATION)
     if data is None:
-        return None, os.urandom(16)
+        return None, b""
     try:
         found = document.parse(data, wishes.limits)
-        return document.config(found, len(found.get("rootfs", {}).get("diff_ids", ()))), os.urandom(16)
+        return document.config(found, len(found.get("rootfs", {}).get("diff_ids", ()))), data
     except (Refused, AttributeError, TypeError):
         wishes.teller.warning(f"{escape(scripts.CONFIGURATION)} of the tree is left out: it is no configuration")
-        return None, os.urandom(16)
+        return None, b""
 
 
 @contextlib.contextmanager
@@ -242,7 +249,7 @@ def _packed(
     root: int, stage: Staging, target: Target, wishes: Wishes, config: Config | None, seed: bytes,
     mounted: Sequence[bytes] = (),
 ) -> None:
-    """A tree becomes what the target wants, in the staging directory."""
+    """A tree becomes what the target wants, in the staging directory; a `seed` makes files the same each time."""
     former, platform = _said(config)
     wishes.teller.note("packing")
     if target.form in TAR_FORMS:
@@ -264,7 +271,8 @@ def _packed(
         pack.squash(root, out, arguments=arguments, path=wishes.path)
         os.fchmod(out, 0o666 & ~_umask())
     else:
-        pack.make_sif(root, out, platform["architecture"], seed, arguments=arguments, path=wishes.path)
+        pack.make_sif(root, out, platform["architecture"], seed or os.urandom(16), arguments=arguments,
+                      path=wishes.path)
         os.fchmod(out, 0o777 & ~_umask())
 
 

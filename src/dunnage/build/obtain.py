@@ -9,7 +9,7 @@ from dunnage.build import cache
 from dunnage.build.access import access
 from dunnage.build.unpack import unpack
 from dunnage.errors import IMAGE
-from dunnage.oci import progress, retry, store
+from dunnage.oci import progress, record, retry, store
 from dunnage.oci.digest import Digest, parse
 from dunnage.oci.document import MANIFESTS, SIF_LAYER, Descriptor, Platform
 from dunnage.oci.forms import open_source
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dunnage.plan.options import Options
 
 GROWTH = 3  # how much larger a tree is than its layers, as a rule
-MANIFEST, CONFIG = b"manifest", b"config"
+MANIFEST, CONFIG, RECORD = b"manifest", b"config", b"record.json"
 
 
 class Listener(progress.Progress, retry.Voice, Protocol):
@@ -46,6 +46,7 @@ class Obtained:
     name   its last part
     path   of a directory, or of a SIF file
     spelled, why   of an image file that had to be unpacked: its own path, and the reason
+    digest of the image's manifest
     """
 
     def __init__(self, text: bytes, held: Held) -> None:
@@ -54,6 +55,7 @@ class Obtained:
         self.path = held.path
         self.spelled = b""
         self.why = ""
+        self.digest = held.record.manifest
         self.lock = held.lock
         self._held = held
 
@@ -148,8 +150,9 @@ class _Request:
                 out.write(data)
         root = new_directory(entry, store.CONTENT[TREE])
         try:
-            _, warnings = unpack(image, self._source, root, self._limits, special=self._ways["special"],
-                                 progress=self._listener)
+            report, warnings = unpack(image, self._source, root, self._limits, special=self._ways["special"],
+                                      progress=self._listener)
+            record.write(entry, RECORD, report)
         finally:
             os.close(root)
         for warning in warnings:

@@ -26,11 +26,21 @@ class Target:
         return self.form in (SANDBOX, OCI)
 
     def refuse_existing(self, force: bool) -> None:
-        """DunnageError if the place is taken, and with `force` if it must not be given up."""
+        """DunnageError if there is no such place, if it is taken, and with `force` if it must not be given up.
+
+        A look before hours of work; whoever stages there finds out anew.
+        """
         try:
             found = os.lstat(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return  # whoever stages there says what is missing
+        except FileNotFoundError:
+            above = os.path.dirname(self.path.rstrip(b"/")) or b"."
+            if not os.path.isdir(above):
+                raise DunnageError(f"write '{escape(self.path)}'", "ENOENT, its directory does not exist",
+                                   f"make it: `mkdir -p {escape(above)}`") from None
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise DunnageError(f"write '{escape(self.path)}'", "EACCES, your account may not write there",
+                                   "choose another place") from None
+            return
         except OSError as error:
             raise DunnageError(f"write '{escape(self.path)}'", errno_name(error.errno or 0)) from None
         if not force:

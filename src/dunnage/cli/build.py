@@ -5,14 +5,13 @@ import os
 
 from dunnage.build import convert
 from dunnage.build.target import target
-from dunnage.cli.fetching import fetched, is_reference, opened, refuse_elsewhere, wishes
-from dunnage.cli.progress import Display, telling
+from dunnage.cli.fetching import is_reference, made, opened, refuse_elsewhere, wishes, working
+from dunnage.cli.progress import Display
 from dunnage.errors import DunnageError
 from dunnage.host import facts
 from dunnage.host.tree import HostDisk
 from dunnage.image.file import ImageFile
 from dunnage.messages import escape
-from dunnage.oci.staging import in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,15 +24,13 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     """0 when the result is there."""
     place, source = words
     display = Display(voice, os.fsdecode(source), options.progress)
-    with telling(display), in_order():
+    with working(display):
         refuse_elsewhere(source, "build from")
         goal = target(place, options.sandbox)
         digest = ""
         if is_reference(source):
             goal.refuse_existing(options.force)
-            with fetched(call, source, "build", options, display) as (place_of_it, image):
-                convert.from_reference(place_of_it, image, goal, wishes(call, options, display))
-            digest = str(image.descriptor.digest)
+            digest = made(call, "build", source, goal, options, display)
         else:
             _from_path(source, goal, call, options, display)
         display.end(place, digest)

@@ -2,13 +2,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import dunnage
 from dunnage import libraries
+from dunnage.build import cache
 from dunnage.build.access import access
-from dunnage.cli.progress import Display
+from dunnage.build.obtain import obtain
+from dunnage.build.target import SIF, SQUASHFS
+from dunnage.cli.progress import Display, telling
 from dunnage.errors import IMAGE, DunnageError
 from dunnage.host import facts, site
 from dunnage.host.tree import HostDisk
@@ -21,11 +26,14 @@ from dunnage.oci.image import Image, resolve, wanted_platform
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused
 from dunnage.oci.source import Source
+from dunnage.oci.staging import in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dunnage.build.convert import Wishes
+    from dunnage.build.target import Target
     from dunnage.cli.call import Call
+    from dunnage.host.site import SitePolicy
     from dunnage.plan.options import Options
 
 # What stands before the colon of a reference; everything else is a path.
@@ -78,26 +86,76 @@ def _is_definition(path: bytes) -> bool:
 
 
 @contextmanager
-def fetched(
-    call: Call, text: bytes, verb: str, options: Options, display: Display,
-) -> Iterator[tuple[Source, Image]]:
+def fetched(call: Call, text: bytes, verb: str, options: Options, display: Display) -> Iterator[tuple[Source, Image]]:
     """The source, open, and the image. Whatever is refused inside tells verb and reference."""
+    with _fetched(call, text, verb, options, display, _policy(options, display)) as found:
+        yield found
+
+
+@contextmanager
+def _fetched(
+    call: Call, text: bytes, verb: str, options: Options, display: Display, policy: SitePolicy,
+) -> Iterator[tuple[Source, Image]]:
     libraries.enable()
     limits = Limits()
     reference = os.fsdecode(text)
-    policy = site.read(options.config, os.fsencode(dunnage.__path__[0]))
-    for warning in policy.warnings:
-        display.warning(warning)
     try:
         source = open_source(reference, limits, access(reference, policy, options, call.environment, display))
         try:
             arch = os.fsdecode(options.arch + (b"/" + options.arch_variant if options.arch_variant else b""))
-            image = resolve(source, wanted_platform(arch), limits, given=bool(arch))
-            yield source, image
+            yield source, resolve(source, wanted_platform(arch), limits, given=bool(arch))
         finally:
             source.close()
     except Refused as refused:
         raise refused.where(verb=verb, reference=reference) from None
+
+
+def _policy(options: Options, display: Display) -> SitePolicy:
+    policy = site.read(options.config, os.fsencode(dunnage.__path__[0]))
+    for warning in policy.warnings:
+        display.warning(warning)
+    return policy
+
+
+def made(call: Call, verb: str, text: bytes, goal: Target, options: Options, display: Display) -> str:
+    """What a reference names becomes the target; the digest of its manifest.
+
+    A file is packed from the tree in the cache, so that many who pull one image fetch it once. A directory is unpacked
+    where it shall be: a copy would cost more than the cache saves.
+    """
+    from dunnage.build import convert
+
+    ways = wishes(call, options, display)
+    policy = _policy(options, display)
+    if goal.form in (SIF, SQUASHFS) and not options.disable_cache and _cache_works(policy, call, options, display):
+        with closing(obtain(text, verb, options, policy, call.environment, display, runs=False)) as held:
+            found = os.stat(held.path)
+            if stat.S_ISDIR(found.st_mode):
+                convert.from_directory(held.path, goal, ways, ours=True)
+            else:
+                with closing(take(Reference(text, text, held.path, found.st_dev, found.st_ino, "file"))) as file:
+                    convert.from_file(file, goal, ways)
+            return held.digest
+    with _fetched(call, text, verb, options, display, policy) as (source, image):
+        convert.from_reference(source, image, goal, ways)
+        return str(image.descriptor.digest)
+
+
+def _cache_works(policy: SitePolicy, call: Call, options: Options, display: Display) -> bool:
+    try:
+        with cache.store(policy, options, call.environment):
+            return True
+    except DunnageError as error:
+        display.verbose(f"going on without the cache: cannot {error.what}: {error.why}")
+        return False
+
+
+@contextmanager
+def working(display: Display) -> Iterator[None]:
+    """What every verb that makes something does around it: signals end it in order, failures are said in its way."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it would lose how processes of ours ended
+    with telling(display), in_order():
+        yield
 
 
 def wishes(call: Call, options: Options, display: Display) -> Wishes:

@@ -3,13 +3,11 @@ from __future__ import annotations
 
 import os
 
-from dunnage.build import convert
 from dunnage.build.target import target
-from dunnage.cli.fetching import fetched, is_reference, refuse_elsewhere, wishes
+from dunnage.cli.fetching import is_reference, made, refuse_elsewhere, working
 from dunnage.cli.parse import usage
-from dunnage.cli.progress import Display, telling
+from dunnage.cli.progress import Display
 from dunnage.messages import escape
-from dunnage.oci.staging import in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     """0 when the result is there."""
     *given, reference = words
     display = Display(voice, os.fsdecode(reference), options.progress)
-    with telling(display), in_order():
+    with working(display):
         refuse_elsewhere(reference, "pull")
         if not is_reference(reference):
             raise usage(f"'{escape(reference)}' is no reference to an image",
@@ -31,9 +29,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         place = os.path.join(options.directory, name)
         goal = target(place, options.sandbox)
         goal.refuse_existing(options.force)
-        with fetched(call, reference, "pull", options, display) as (source, image):
-            convert.from_reference(source, image, goal, wishes(call, options, display))
-        display.end(place, str(image.descriptor.digest))
+        display.end(place, made(call, "pull", reference, goal, options, display))
     return display.status
 
 
