@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from containers.features import need
-from containers.front import Front
+from containers.front import PATH, Front
 from containers.images import squashfs
+from containers.launch import Ended
 from dunnage.image import sif
 from launcher.test_supervision import eventually
 
@@ -248,3 +249,45 @@ def test_data_that_cannot_be_had(front: Front, image: Path, files: dict[str, Pat
     line = front.fatal("exec", "-B", bind, image, "/bin/true")
     assert words in line
     assert front.name == "dunnage" or line.startswith("FATAL:   Failed to mount image "), line
+
+
+# ---- compressed in a way for which Python has no library ----
+
+HIDING = """
+test ! -d /usr/lib/python3/dist-packages || mount -t tmpfs tmpfs /usr/lib/python3/dist-packages
+exec "$@"
+"""
+
+
+@pytest.fixture
+def unreadable(dunnage: Front, image: Path, tmp_path: Path) -> Path:
+    """An image that only squashfuse can read, as the command says when it must do without it."""
+    need("image files")
+    file = squashfs(tmp_path / "zstd", image, "-comp", "zstd")
+    done = hidden(dunnage, "freeze", "-o", tmp_path / "plan", file, "true")
+    assert done.status == 255 and "its compressor is zstd, which is not supported here" in done.err, done
+    return file
+
+
+def hidden(dunnage: Front, *words: str | Path) -> Ended:
+    """On a machine without libraries of others."""
+    hiding = ["/usr/bin/unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", HIDING, "sh"]
+    return dunnage(*words, wrap=hiding, env={"PATH": PATH})
+
+
+@pytest.mark.requirement("D7", "CLT-11")
+def test_image_that_python_cannot_read_is_looked_at_through_its_server(dunnage: Front, unreadable: Path,
+                                                                       tmp_path: Path) -> None:
+    done = hidden(dunnage, "exec", *PLAIN, "-B", f"{tmp_path}:/many/new", unreadable, "/bin/payload",
+                  *"cat /file + ls /many + readlink /lib".split())
+    assert done.status == 0 and not done.err, done
+    assert done.lines[0] == "f" and {"n0", "n19", "new"} <= set(done.lines[1].split()) and done.lines[2] == "usr/lib"
+    assert not holders(unreadable)
+
+
+def test_damaged_image_that_python_cannot_read(dunnage: Front, unreadable: Path) -> None:
+    content = unreadable.read_bytes()
+    unreadable.write_bytes(content[:96] + bytes(len(content) - 96))
+    done = hidden(dunnage, "exec", *PLAIN, unreadable, "/bin/payload", "cat", "/file")
+    assert done.status == 255 and done.err.count("\n") == 1 and "cannot open the image" in done.err, done
+    assert not holders(unreadable)
