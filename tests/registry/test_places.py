@@ -102,7 +102,9 @@ def test_at_most_five_redirects_are_followed() -> None:
 @pytest.mark.parametrize("location", [
     "", "ftp://127.0.0.1/x", "file:///etc/passwd", "javascript:alert(1)", "http://u:hunter2@127.0.0.1/x", "http://",
     "http://[::1/x", "http://127.0.0.1:99999/x", "http://exa mple/x", "http://" + "a" * 20_000 + "/x",
-    "http://..x/", "http://b\u00fccher.example/x", "unix:///run/x", "data:,x",
+    "http://[::1]evil.example:80/x", "http://127.0.0.1:080/x", "http://127.0.0.1:/x", "http://127.0.0.1\\@evil.example/",
+    "http://127.0.0.1\\.evil.example/x", "http://127.0.0.1:80:81/x", "http://127.0.0.1%00.evil.example/", "http://..x/",
+    "http://b\u00fccher.example/x", "unix:///run/x", "data:,x",
 ])
 def test_redirect_to_what_is_no_address_of_http_is_refused(location: str) -> None:
     with Scripted() as server:

@@ -67,7 +67,8 @@ def origin(url: str) -> Origin:
         raise ValueError("it holds a user")
     name, port = parts.hostname or "", parts.port
     plain = f"[{name}]" if ":" in name else name
-    if not host(plain):
+    # In its plainest form, which everybody who reads the address after us understands in the same way.
+    if not host(plain) or parts.netloc.lower() not in (plain, f"{plain}:{port}"):
         raise ValueError("it names no host")
     return Origin(parts.scheme, plain, port or (443 if parts.scheme == "https" else 80))
 
@@ -237,6 +238,7 @@ def registry_of(to: Origin) -> str:
 def context(to: Origin, registries: Registries, environment: Mapping[str, str]) -> ssl.SSLContext:
     """Authorities: the system's, the caller's SSL_CERT_FILE and SSL_CERT_DIR, the site's, those of one registry."""
     found = ssl.create_default_context()
+    found.minimum_version = ssl.TLSVersion.TLSv1_2
     name = registry_of(to)
     try:
         for file, directory in ((environment.get("SSL_CERT_FILE"), environment.get("SSL_CERT_DIR")),
