@@ -12,6 +12,8 @@ from dunnage.api.launched import DEVNULL, PIPE, STDOUT, Launched, Standard, pipe
 from dunnage.api.payload import payload as payload_of
 from dunnage.api.process import CHUNK, MAX_OUTPUT, Collected, CompletedPayload
 from dunnage.api.twins import TimeoutExpired
+from dunnage.errors import DunnageError
+from dunnage.image.reference import is_elsewhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +57,13 @@ class Process(Launched):
     # -- the loop's part ------------------------------------------------------------------------
 
     async def _start(self) -> None:
+        if is_elsewhere(self.payload.image):
+            try:
+                await self._loop.run_in_executor(None, self.payload.fetch)
+            except DunnageError as error:
+                self._write_failed(error)
+                self._standard.release()
+                raise
         for again in (False, True):
             self._spawn(again=again)
             self._watch()

@@ -230,7 +230,7 @@ _BUILDING: dict[bytes, Row] = {
 
 ACTIONS = (b"exec", b"run", b"shell")
 PLANNING = (*ACTIONS, b"freeze", b"explain")
-IMAGES = (b"pull", b"build", b"inspect")  # fetch and read images, start nothing
+IMAGES = (b"pull", b"build", b"inspect", b"cache")  # fetch and read images, start nothing
 
 _CREDENTIALS: dict[bytes, Row] = {
     b"username": (VALUE, "username", ()), b"password": (VALUE, "password", ()),
@@ -279,6 +279,8 @@ OWN: dict[bytes, dict[bytes, Row]] = {
     },
     b"sif": {b"json": (FLAG, "json", ())},
     b"cache": {
+        **{name: row for name, row in FETCHING.items() if name not in (b"disable-cache", b"cache-size", b"tmpdir")},
+        b"arch": (VALUE, "arch", ()), b"arch-variant": (VALUE, "arch_variant", ()), b"wait": (FLAG, "wait", ()),
         b"type": (LIST, "types", ()), b"days": (SPEC, "days", ()), b"size": (SPEC, "cache_size", ()),
         b"force": (FLAG, "force", ()), b"dry-run": (FLAG, "dry_run", ()), b"json": (FLAG, "json", ()),
         b"summary": (FLAG, "summary", ()), b"verbose": (FLAG, "verbose", ()),
@@ -325,7 +327,7 @@ NATIVE = (b"payload", b"freeze", b"explain", b"check")  # only under the name du
 # Verbs with verbs of their own; options may stand before these and behind them.
 INNER: dict[bytes, tuple[bytes, ...]] = {
     b"sif": (b"list", b"info", b"dump", b"header"),
-    b"cache": (b"list", b"clean", b"verify"),
+    b"cache": (b"list", b"fetch", b"clean", b"verify"),
     b"registry": (b"login", b"logout", b"list"),
     b"remote": (b"login", b"logout", b"list"),
 }

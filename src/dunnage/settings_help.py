@@ -66,11 +66,12 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "object's bytes to standard output.",
     ),
     b"cache": (
-        "list|clean|verify [options]",
+        "list|fetch|clean|verify [options] [REFERENCE]",
         "show, clean and check what is kept of images that were fetched",
-        "What was not used for longest is removed by itself when the cache gets too large; what is in use never is. "
-        "`clean` asks on a terminal, unless there is --force. `verify` compares trees with what they were in names, "
-        "kinds, modes, sizes, times and links, not in what their files hold; and files by their digests.",
+        "`fetch` puts an image there, unpacked, and answers with its path. What was not used for longest is removed by "
+        "itself when the cache gets too large; what is in use never is. `clean` asks on a terminal, unless there is "
+        "--force. `verify` compares trees with what they were in names, kinds, modes, sizes, times and links, not in "
+        "what their files hold; and files by their digests.",
     ),
     b"registry": (
         "login|logout|list [options] [REGISTRY]",
@@ -290,6 +291,14 @@ SIF_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
 )
 
 CACHE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
+    ("What fetch gets, and how", {
+        b"arch": ("ARCH", "for this architecture (amd64, arm64/v8...) instead of this machine's"),
+        b"arch-variant": ("VARIANT", "variant of it, spelled apart"),
+        b"special": SPECIAL,
+        **{name: text for name, text in FETCHING.items()
+           if name not in (b"disable-cache", b"cache-size", b"tmpdir")},
+        b"wait": ("", "fetch: stay until standard input ends; nobody removes the image meanwhile"),
+    }),
     ("Which images", {
         b"type": ("LIST", "tree, file or all; also library, oras, net and shub (files), oci-tmp and blob (trees)"),
         b"days": ("N", "clean: those that were not used for N days"),
@@ -301,7 +310,8 @@ CACHE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     }),
     ("Output", {
         b"summary": ("", "list: only how many there are, and their size"),
-        b"json": ("", "list: one JSON document"),
+        b"json": ("", "list and fetch: one JSON document"),
+        b"progress": PROGRESS,
         b"verbose": ("", "say of each image what is done"),
         b"help": ("", "show this help"),
     }),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dunnage.api.course import Course
+    from dunnage.api.obtaining import Image
     from dunnage.api.payload import Payload, Seen
     from dunnage.launch.prepare import Prepared
     from dunnage.plan.options import Options
@@ -45,15 +46,21 @@ class Composed:
     prepared  the composition, and the world that it was made for
     options   what it was made of
     warnings  of the composition
+    image     if it had to be fetched
     """
 
-    __slots__ = ("prepared", "options", "warnings", "_env", "_scripted", "_pieces")
+    __slots__ = ("prepared", "options", "warnings", "image", "_env", "_scripted", "_pieces")
 
-    def __init__(self, prepared: Prepared, options: Options, env: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, prepared: Prepared, options: Options, env: dict[bytes, bytes], image: Image | None = None,
+    ) -> None:
         operations = prepared.composition.operations
         self.prepared = prepared
         self.options = options
         self.warnings = [*prepared.composition.warnings, *prepared.facts.exposed]
+        self.image = image
+        if image is not None:
+            self.warnings[:0] = image.warnings
         self._env = env
         self._scripted = any(operation[0] == b"lead" for operation in operations)
         # what stays is encoded once; what changes is kept as operations
@@ -69,7 +76,7 @@ class Composed:
 
     def serves(self, payload: Payload) -> bool:
         """Variables that an image's scripts settle are part of the plan itself."""
-        return not self._scripted or payload.env == self._env
+        return (self.image is None or self.image.there()) and (not self._scripted or payload.env == self._env)
 
     def encode(self, payload: Payload) -> bytes:
         """The plan of a launch by this process, of a payload that differs in `Payload.LAUNCH` only."""
@@ -147,14 +154,15 @@ def compose(payload: Payload, seen: Seen) -> Composed:
     """Look at host and image, and plan; DunnageError of the class that says where it failed."""
     terminals, exposed, console = seen
     options = payload.options()
+    image = payload.fetch()
     try:
         prepared = prepare(
             Pilot(), b"payload", options, [payload.image, *payload.command], frozen=True, terminals=terminals,
-            console=console, exposed=list(exposed),
+            console=console, exposed=list(exposed), obtained=image,
         )
     except DunnageError as error:
         raise classified(error) from None
-    return Composed(prepared, options, payload.env)
+    return Composed(prepared, options, payload.env, image)
 
 
 def shaping(env: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

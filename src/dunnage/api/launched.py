@@ -146,13 +146,15 @@ class Launched:
             raise
         self._older_receipt = self._receipt_identity()
         plan = self._composed.encode(self.payload)
+        image = self._composed.image
+        kept = [*self.payload.keep_fds, *([image.lock] if image is not None else [])]
         self._course = Course()
         self._trusted = True
         self.returncode = None
         try:
             self._control, theirs = _sockets()
             assert self._launcher is not None
-            self.pid = spawn(self._launcher.program(), plan, theirs, standard.sources, self.payload.keep_fds)
+            self.pid = spawn(self._launcher.program(), plan, theirs, standard.sources, kept)
         except DunnageError as error:
             self._write_failed(error)
             raise

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dunnage.api.composing import Composed
     from dunnage.api.launcher import Launcher
+    from dunnage.api.obtaining import Image
     from dunnage.plan.options import Options
 
     Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
@@ -204,7 +205,7 @@ class Payload(Immutable):
         "require", "keep_fds", "devices", "scratch", "tmp_size", "cwd", "hostname", "network", "host_pid", "host_ipc",
         "share_tty", "keep_keyring", "no_landlock", "no_nested_userns", "nv", "rocm", "die_with_caller", "config",
     )
-    __slots__ = (*FIELDS, "_plans", "_launchers")
+    __slots__ = (*FIELDS, "_plans", "_launchers", "_images")
     USUAL: dict[str, object] = {
         "command": (), "job": b"", "job_inside": b"", "binds": (), "env": {}, "keep_env": (), "credentials": {},
         "limits": Limits(), "receipt": b"", "require": (), "keep_fds": (), "devices": (), "scratch": (), "tmp_size": 0,
@@ -245,6 +246,7 @@ class Payload(Immutable):
     config: bytes
     _plans: dict[Seen, Composed]
     _launchers: list[Launcher]
+    _images: dict[bytes, Image]
 
     def __init__(
         self, image: Path, command: Iterable[Word | os.PathLike[str]] = (), *, job: Path = b"", job_inside: Path = b"",
@@ -273,6 +275,7 @@ class Payload(Immutable):
             no_nested_userns=bool(no_nested_userns), nv=bool(nv), rocm=bool(rocm),
             die_with_caller=bool(die_with_caller),
             config=_absolute(config, "read the configuration") if config else b"", _plans={}, _launchers=[],
+            _images={},
         )
         for number in self.keep_fds:
             if number < 3:
@@ -285,7 +288,7 @@ class Payload(Immutable):
             if name not in self.FIELDS:
                 raise TypeError(f"a Payload has no field {name!r}")
         made = Payload(**{**{name: getattr(self, name) for name in self.FIELDS}, **changes})
-        _set(made, _launchers=self._launchers)
+        _set(made, _launchers=self._launchers, _images=self._images)
         if self.LAUNCH.issuperset(changes) and _same_plan(self, made):
             _set(made, _plans=self._plans)
         return made
@@ -293,7 +296,8 @@ class Payload(Immutable):
     def detached(self) -> Payload:
         """The same without the launcher in memory, for results that are kept."""
         made = object.__new__(Payload)
-        _set(made, **{name: getattr(self, name) for name in self.FIELDS}, _plans=self._plans, _launchers=[])
+        _set(made, **{name: getattr(self, name) for name in self.FIELDS}, _plans=self._plans, _launchers=[],
+             _images={})
         return made
 
     def launcher(self) -> Launcher:
@@ -314,6 +318,25 @@ class Payload(Immutable):
         if found is not None:
             _set(self, _plans={})  # which others use
         found = self._plans[seen] = compose(self, seen)
+        return found
+
+    def fetch(self, *, again: bool = False) -> Image | None:
+        """Fetch the image now, if it is a reference to one: docker://, oras://, oci:, oci-archive:, docker-archive:.
+
+        Otherwise the first launch does so. It is kept as long as this payload, or one that was made from it. Returns
+        what is known of it, None for a directory or a file. ImageError, SetupError.
+
+        again   also if that was done before: a tag may mean another image by now
+        """
+        from dunnage.image.reference import is_elsewhere
+
+        if not is_elsewhere(self.image):
+            return None
+        found = self._images.get(self.image)
+        if found is None or again or not found.there():
+            from dunnage.api import obtaining
+
+            found = self._images[self.image] = obtaining.fetch(self.image, self.config)
         return found
 
     def options(self) -> Options:

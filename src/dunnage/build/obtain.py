@@ -9,6 +9,7 @@ from dunnage.build import cache
 from dunnage.build.access import access
 from dunnage.build.unpack import unpack
 from dunnage.errors import IMAGE
+from dunnage.image.reference import last_part
 from dunnage.oci import progress, record, retry, store
 from dunnage.oci.digest import Digest, parse
 from dunnage.oci.document import MANIFESTS, SIF_LAYER, Descriptor, Platform
@@ -47,15 +48,17 @@ class Obtained:
     path   of a directory, or of a SIF file
     spelled, why   of an image file that had to be unpacked: its own path, and the reason
     digest of the image's manifest
+    key    in the store
     """
 
     def __init__(self, text: bytes, held: Held) -> None:
         self.text = text
-        self.name = text.partition(b":")[2].strip(b"/").rpartition(b"/")[2] or text
+        self.name = last_part(text)
         self.path = held.path
         self.spelled = b""
         self.why = ""
         self.digest = held.record.manifest
+        self.key = held.key
         self.lock = held.lock
         self._held = held
 
@@ -119,14 +122,12 @@ class _Request:
     def _named(self, digest: Digest) -> Held | None:
         """What the reference names by a digest, of a manifest or an index, if it is there: nobody is asked then."""
         for entry in self._store.entries():
-            record = entry.record
-            if record is None or str(digest) not in (record.manifest, record.index):
+            known = entry.record
+            if known is None or str(digest) not in (known.manifest, known.index) or known.asked != str(self._wanted):
                 continue
-            if record.asked != str(self._wanted):
+            if not self._arch and not _runs_here(known.platform, self._wanted):
                 continue
-            if not self._arch and not _runs_here(record.platform, self._wanted):
-                continue
-            if record.kind == TREE and entry.key != store.key(TREE, parse(record.manifest), self._ways):
+            if known.kind == TREE and entry.key != store.key(TREE, parse(known.manifest), self._ways):
                 continue
             held = self._store.find(entry.key)
             if held is not None:

@@ -1,4 +1,4 @@
-"""`cache list`, `clean`, `verify`: what is kept of images that were fetched (CLI-119)."""
+"""`cache list`, `fetch`, `clean`, `verify`: what is kept of images that were fetched (CLI-119)."""
 from __future__ import annotations
 
 import json
@@ -8,10 +8,12 @@ from typing import Any
 
 import dunnage
 from dunnage.build import cache
+from dunnage.cli.obtaining import obtained
 from dunnage.cli.parse import usage
-from dunnage.cli.progress import shown_size
+from dunnage.cli.progress import Display, shown_size, telling
 from dunnage.errors import FAILED, DunnageError
 from dunnage.host import site
+from dunnage.image.reference import is_elsewhere
 from dunnage.messages import VERBOSE, answer, escape
 from dunnage.oci.store import FILE, TREE, Entry, Store
 
@@ -30,6 +32,8 @@ DAY = 86400
 
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
+    if options.action == b"fetch":
+        return _fetch(call, options, words, voice)
     if words:
         raise usage(f"cache {options.action.decode()} takes no argument '{escape(words[0])}'")
     if options.verbose:
@@ -51,6 +55,20 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         if options.action == b"clean":
             return _clean(store, entries, options, voice)
         return _verify(store, entries, options, voice)
+
+
+def _fetch(call: Call, options: Options, words: list[bytes], voice: Voice) -> int:
+    if len(words) != 1 or not is_elsewhere(words[0]):
+        raise usage("cache fetch takes one reference to an image", "docker://NAME:TAG, for example")
+    display = Display(voice, escape(words[0]), options.progress)
+    with telling(display):
+        found = obtained(call, b"fetch", options, words[0], display)
+        answer(_json({"path": os.fsdecode(found.path), "key": found.key.decode()}) if options.json
+               else f"{os.fsdecode(found.path)}\n")
+        while options.wait and os.read(0, 4096):
+            pass
+        found.close()
+    return display.status
 
 
 def _kinds(words: Iterable[bytes]) -> set[str]:

@@ -1,8 +1,6 @@
 """The verbs exec, run and shell: compose a plan and become the launcher."""
 from __future__ import annotations
 
-import posix
-
 from dunnage.image.reference import Unshown, is_elsewhere
 from dunnage.launch.prepare import ready
 from dunnage.launch.start import start
@@ -21,8 +19,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     if is_elsewhere(words[0]):
         from dunnage.cli import obtaining
 
-        obtained = obtaining.obtained(call, verb, options, words[0], voice)
-        posix.set_inheritable(obtained.lock, True)
+        obtained = obtaining.obtained_to_run(call, verb, options, words[0], voice)
     try:
         prepared = ready(call, verb, options, words, obtained=obtained)
     except Unshown as unshown:

@@ -37,8 +37,10 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     obtained = None
     if is_elsewhere(words[0]):
         from dunnage.cli import obtaining
+        from dunnage.cli.progress import Display
 
-        obtained = obtaining.obtained(call, b"explain", options, words[0], voice, runs=False)
+        display = Display(voice, escape(words[0]), options.progress)
+        obtained = obtaining.obtained(call, b"explain", options, words[0], display)
     try:
         prepared = prepare(call, action, options, words, obtained=obtained)
     except Unshown as unshown:

@@ -35,10 +35,18 @@ def unpacked(call: Call, options: Options, unshown: Unshown, voice: Voice, runs:
         display.clear()
 
 
-def obtained(call: Call, verb: bytes, options: Options, text: bytes, voice: Voice, runs: bool = True) -> Obtained:
+def obtained_to_run(call: Call, verb: bytes, options: Options, text: bytes, voice: Voice) -> Obtained:
+    """The same, for this process to become the launcher."""
+    found = obtained(call, verb, options, text, Display(voice, escape(text), options.progress), runs=True)
+    os.set_inheritable(found.lock, True)
+    return found
+
+
+def obtained(
+    call: Call, verb: bytes, options: Options, text: bytes, display: Display, runs: bool = False,
+) -> Obtained:
     """The image that a reference names, in use until this process and all that has the lock are gone."""
     policy = site.read(options.config, os.fsencode(dunnage.__path__[0]))
-    display = Display(voice, escape(text), options.progress)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it would have the ends of layers' processes lost
     try:
         with in_order():

@@ -27,8 +27,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     if is_elsewhere(words[0]):
         from dunnage.cli import obtaining
 
-        obtained = obtaining.obtained(call, verb, options, words[0], voice)
-        posix.set_inheritable(obtained.lock, True)
+        obtained = obtaining.obtained_to_run(call, verb, options, words[0], voice)
     terminals = () if options.share_tty else tuple(fd for fd in (0, 1, 2) if posix.isatty(fd))
     if terminals:
         return _at_terminal(call, verb, options, words, voice, terminals, obtained)

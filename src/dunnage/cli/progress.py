@@ -7,7 +7,7 @@ Events are one JSON object a line on stderr, where then nothing else is:
     {"event": "finished", "layer": 1}
     {"event": "note", "text": "..."}             also info, warning, verbose, debug
     {"event": "end", "result": "a_latest.sif", "digest": "sha256:...", "seconds": 1.2}
-    {"event": "error", "code": 255, "what": "...", "why": "...", "fix": "...", "refused": {...} or null}
+    {"event": "error", "code": 255, "kind": "image", "what": "...", "why": "...", "fix": "...", "refused": {...}}
 """
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class JsonVoice(Voice):
 
     def fatal(self, error: DunnageError) -> int:
         refused = error.as_data() if isinstance(error, Refused) else None
-        self.event("error", code=error.code, what=error.what, why=error.why, fix=error.fix, refused=refused)
+        self.event("error", code=error.code, kind=error.kind, what=error.what, why=error.why, fix=error.fix,
+                   refused=refused)
         return error.code
 
     def _write(self, level: str, text: str) -> None:

@@ -62,6 +62,11 @@ def is_elsewhere(text: bytes) -> bool:
     return bool(colon) and head.lower() in (b"docker", b"oras", b"oci", b"oci-archive", b"docker-archive")
 
 
+def last_part(text: bytes) -> bytes:
+    """Of such a name: what the payload is told that the image is called."""
+    return text.partition(b":")[2].strip(b"/").rpartition(b"/")[2] or text
+
+
 def find(text: bytes, cwd: bytes, host: HostDisk, mounts: MountTable) -> Reference:
     """DunnageError unless `text` names a directory that this account may enter, or a file.
 

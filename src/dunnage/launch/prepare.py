@@ -49,9 +49,11 @@ if TYPE_CHECKING:
         text: bytes
         name: bytes
         path: bytes
-        lock: int
         spelled: bytes
         why: str
+
+        @property
+        def lock(self) -> int: ...
 
 PLACE = posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 

@@ -519,6 +519,17 @@ def _is(parent: int, name: bytes, file: int) -> bool:
     return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
 
 
+def lock_at(path: bytes) -> int:
+    """A descriptor that keeps the entry with this content in use. OSError if it is gone."""
+    entry = os.open(os.path.dirname(path), PLACE)
+    try:
+        lock = os.open(USED, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry)
+        _shared(lock)
+        return lock
+    finally:
+        os.close(entry)
+
+
 # -- locks ---------------------------------------------------------------------------------------
 
 def _shared(lock: int) -> None:

@@ -157,7 +157,7 @@ def compose(
     if options.strict:
         operations += strict.supervision(options, facts, request.caller)
     if reference.hold >= 0:
-        if (b"supervise",) not in operations:
+        if b"pid" not in namespaces and (b"supervise",) not in operations:
             operations.append((b"supervise",))
         operations.append((b"hold", b"%d" % reference.hold))
     supervised = len(operations)

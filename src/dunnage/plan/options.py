@@ -70,6 +70,7 @@ class Options:
     tmpdir        for what grows before it is packed, or empty
     cache_size    bytes that the cache of images may have, if less than the site says; None without a wish
     types, days, dry_run, summary  of `cache`: which kinds, not used for so many days; change nothing; show sums only
+    wait          of `cache fetch`: hold the image until standard input ends
     progress      ``auto``, ``bar``, ``lines``, ``none`` or ``json`` (str)
     special       what to do with FIFOs and devices in images: ``skip``, ``refuse`` or ``create`` (str)
     mksquashfs_args     as given: words between blanks
@@ -133,7 +134,7 @@ class Options:
         "arch", "arch_variant", "directory", "sandbox", "disable_cache", "docker_login", "no_https", "docker_username",
         "docker_password", "authfile", "tmpdir", "progress", "special", "mksquashfs_args", "all", "labels", "deffile",
         "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app", "username",
-        "password", "password_stdin", "cache_size", "types", "days", "dry_run", "summary", "unsquash",
+        "password", "password_stdin", "cache_size", "types", "days", "dry_run", "summary", "wait", "unsquash",
     )
 
     def __init__(self) -> None:
@@ -186,7 +187,7 @@ class Options:
         self.cache_size: int | None = None
         self.types: list[bytes] = []
         self.days: int | None = None
-        self.dry_run = self.summary = False
+        self.dry_run = self.summary = self.wait = False
         self.progress = "auto"
         self.special = "skip"
         self.all = self.labels = self.deffile = self.runscript = self.startscript = self.test = False
