@@ -105,6 +105,7 @@ class Budget:
         self._begun = self.clock.monotonic()
         self._waited = 0.0
         self._attempts = 0
+        self._last = ""
 
     def left(self) -> float:
         """Refused when it is nothing."""
@@ -117,14 +118,16 @@ class Budget:
         spent = self.clock.monotonic() - self._begun
         return Refused(
             "LAY-97", f"it is not here after {_span(spent)}: {_span(spent - self._waited)} of asking and receiving, "
-            f"{_span(self._waited)} of waiting before {self._attempts} further attempts",
+            f"{_span(self._waited)} of waiting before {self._attempts} further attempts"
+            + (f"; the last reason: {self._last}" if self._last else ""),
             "raise `registry time limit` in the configuration, or use a mirror")
 
     def wait(self, seconds: float, reason: str) -> None:
         """Before another attempt."""
-        self._attempts += 1
+        self._last = reason
         if seconds >= self.left():
             raise self.over()
+        self._attempts += 1
         tell = self._voice.info if seconds >= MUTE else self._voice.verbose
         tell(f"{reason}: trying again in {seconds:.0f} s")
         self.clock.sleep(seconds)
