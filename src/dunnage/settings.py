@@ -285,6 +285,12 @@ OWN: dict[bytes, dict[bytes, Row]] = {
         b"force": (FLAG, "force", ()), b"dry-run": (FLAG, "dry_run", ()), b"json": (FLAG, "json", ()),
         b"summary": (FLAG, "summary", ()), b"verbose": (FLAG, "verbose", ()),
     },
+    b"verify": {
+        b"key": (LIST, "keys", ()), b"keyring": (LIST, "keyrings", ()), b"json": (FLAG, "json", ()),
+        b"all": (FLAG, IGNORED, ()), b"local": (FLAG, IGNORED, ()),
+        b"url": (VALUE, IGNORED, ()), b"group-id": (VALUE, REFUSED, ()), b"sif-id": (VALUE, REFUSED, ()),
+        b"legacy-insecure": (FLAG, REFUSED, ()), b"certificate": (VALUE, REFUSED, ()),
+    },
     b"registry": _CREDENTIALS,
     b"remote": _CREDENTIALS,
 }
@@ -300,6 +306,9 @@ OWN_LETTERS = {
         b"e": b"environment", b"H": b"helpfile",
     },
     b"cache": {b"T": b"type", b"D": b"days", b"f": b"force", b"n": b"dry-run", b"s": b"summary", b"v": b"verbose"},
+    b"verify": {
+        b"j": b"json", b"a": b"all", b"l": b"local", b"u": b"url", b"g": b"group-id", b"i": b"sif-id",
+    },
     b"registry": {b"u": b"username", b"p": b"password"}, b"remote": {b"u": b"username", b"p": b"password"},
 }
 
@@ -317,6 +326,7 @@ VERBS: dict[bytes, tuple[str, int, int | None]] = {
     b"inspect": ("dunnage.cli.inspect", 1, 1),
     b"sif": ("dunnage.cli.sif", 0, 2),
     b"cache": ("dunnage.cli.cache", 0, None),
+    b"verify": ("dunnage.cli.verify", 1, 1),
     b"registry": ("dunnage.cli.registry", 0, 1),
     b"remote": ("dunnage.cli.registry", 0, 1),
     b"help": ("dunnage.cli.help", 0, 1),
@@ -335,7 +345,7 @@ INNER: dict[bytes, tuple[bytes, ...]] = {
 # Known names whose work this version does not do (FLG-50..52).
 LATER = (
     b"test", b"instance", b"overlay", b"run-help",
-    b"config", b"push", b"key", b"sign", b"verify", b"capability", b"checkpoint", b"oci", b"plugin",
+    b"config", b"push", b"key", b"sign", b"capability", b"checkpoint", b"oci", b"plugin",
     b"delete", b"search", b"keyserver",
 )
 

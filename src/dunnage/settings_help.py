@@ -73,6 +73,12 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "--force. `verify` compares trees with what they were in names, kinds, modes, sizes, times and links, not in "
         "what their files hold; and files by their digests.",
     ),
+    b"verify": (
+        "[options] FILE",
+        "find out who signed a SIF file, and whether it is as it was then",
+        "Every object of the file must be signed, and every signature must be good; exit status 255 otherwise. The "
+        "keys are those of --key and --keyring, or else of your own keyrings. Nothing is asked of a network.",
+    ),
     b"registry": (
         "login|logout|list [options] [REGISTRY]",
         "keep credentials for registries",
@@ -284,6 +290,10 @@ IMAGE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
 )
 
 SIF_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
+    ("Keys that you trust", {
+        b"key": ("FILE", "public key of OpenPGP, armored or not; may be repeated, and a comma-separated list"),
+        b"keyring": ("PLACE", "keyring of GnuPG or Apptainer, or the directory that holds one; likewise"),
+    }),
     ("Output", {
         b"json": ("", "one JSON document on standard output"),
         b"help": ("", "show this help"),
@@ -333,7 +343,7 @@ def groups_of(verb: bytes) -> tuple[tuple[str, dict[bytes, tuple[str, str]]], ..
         return IMAGE_GROUPS
     if verb in (b"registry", b"remote"):
         return REGISTRY_GROUPS
-    if verb == b"sif":
+    if verb in (b"sif", b"verify"):
         return SIF_GROUPS
     if verb == b"cache":
         return CACHE_GROUPS

@@ -81,11 +81,11 @@ def page(name: bytes, verb: bytes) -> str:
         lines += ["", *textwrap.wrap(
             "A word in brackets is also an environment variable, with APPTAINER_ or SINGULARITY_ before it; "
             f"the command line {wins}", WIDTH)]
-        for title, target in (("Accepted without effect", settings.IGNORED), ("Not supported yet", settings.REFUSED)):
-            names = " ".join(f"--{option.decode()}" for option in sorted(table) if table[option][1] == target)
-            if names:
-                lines += ["", f"{title}:", *textwrap.wrap(names, WIDTH, break_on_hyphens=False, initial_indent="  ",
-                                                          subsequent_indent="  ")]
+    for title, target in (("Accepted without effect", settings.IGNORED), ("Not supported yet", settings.REFUSED)):
+        names = " ".join(f"--{option.decode()}" for option in sorted(table) if table[option][1] == target)
+        if names:
+            lines += ["", f"{title}:", *textwrap.wrap(names, WIDTH, break_on_hyphens=False, initial_indent="  ",
+                                                      subsequent_indent="  ")]
     return "\n".join(lines) + "\n"
 
 

@@ -79,6 +79,7 @@ class Options:
     app           of `inspect`: of this application
 
     username, password, password_stdin   of `registry login`
+    keys, keyrings   of `verify`: files with public keys, keyrings or directories with one
 
     binds         list of Bind: --bind and --mount in the order given, then their twins
     home          Bind of --home, or None
@@ -135,6 +136,7 @@ class Options:
         "docker_password", "authfile", "tmpdir", "progress", "special", "mksquashfs_args", "all", "labels", "deffile",
         "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app", "username",
         "password", "password_stdin", "cache_size", "types", "days", "dry_run", "summary", "wait", "unsquash",
+        "keys", "keyrings",
     )
 
     def __init__(self) -> None:
@@ -183,6 +185,8 @@ class Options:
         self.arch = self.arch_variant = self.directory = self.tmpdir = self.mksquashfs_args = self.app = b""
         self.docker_username = self.docker_password = self.authfile = self.username = self.password = b""
         self.password_stdin = False
+        self.keys: list[bytes] = []
+        self.keyrings: list[bytes] = []
         self.sandbox = self.disable_cache = self.docker_login = self.no_https = False
         self.cache_size: int | None = None
         self.types: list[bytes] = []
