@@ -303,6 +303,21 @@ def test_a_sif_file_with_another_digest(dunnage: Front, here: Path) -> None:
         assert listing(here) == set()
 
 
+@pytest.mark.kernel
+@pytest.mark.requirement("LAY-117", "LAY-118")
+@pytest.mark.parametrize("words", [["x.sif"], ["x.sqsh"], ["--disable-cache", "x.sif"], ["--sandbox", "x"]])
+def test_a_full_disk_is_named_and_nothing_stays(
+    dunnage: Front, shelf: dict[str, str], here: Path, words: list[str],
+) -> None:
+    need("squashfs-tools")
+    script = 'mount -t tmpfs -o size=300k,mode=700 tmpfs "$0" && cd "$0" && "$@"; status=$?; ls -A; exit $status'
+    done = dunnage("-q", "pull", *words, shelf["oci"], cwd=here, env=surroundings(here),
+                   wrap=["/usr/bin/unshare", "--user", "--map-current-user", "--mount", "--keep-caps", "sh", "-c",
+                         script, here])
+    assert done.status == 255 and not done.out and done.err.count("\n") == 1, done
+    assert f"write into the file system at {here}" in done.err and "bytes" in done.err
+
+
 @pytest.mark.slow
 @pytest.mark.requirement("LAY-114", "LAY-113", "CLI-55")
 def test_many_who_pull_one_image_fetch_it_once(dunnage: Front, here: Path) -> None:

@@ -1,6 +1,7 @@
 """A tree becomes a squashfs, made by mksquashfs: in a file of its own, or where a SIF file has its partition."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -10,6 +11,8 @@ import subprocess
 from dunnage.errors import DunnageError
 from dunnage.image import sif
 from dunnage.messages import escape
+from dunnage.oci.limits import Limits
+from dunnage.oci.room import Room
 
 PROGRAM = "mksquashfs"
 PLACES = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
@@ -59,10 +62,9 @@ def find_program(name: str, path: str) -> str:
 
 
 def _failed(status: int, said: bytes, lost: bytes | None, out: int, more: bool) -> DunnageError:
-    free = os.fstatvfs(out)
-    if b"No space left" in said or b"ENOSPC" in said:
-        return DunnageError("pack the image", f"ENOSPC, {free.f_bavail * free.f_frsize} bytes are free where it goes",
-                            "make room there, or give another place")
+    for number, phrase in ((errno.ENOSPC, b"No space left"), (errno.EDQUOT, b"Disk quota")):
+        if phrase in said:
+            return Room(out, Limits()).explained(OSError(number, ""), b"", 0)
     lines = [line for line in said.splitlines() if line.strip()]
     why = escape(lost or (lines[0] if lines else b""))
     if lost is not None:
