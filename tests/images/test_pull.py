@@ -1,8 +1,10 @@
 """`pull`: from a reference to a file or a directory that runs (CLI-117, CLI-118, LAY-118)."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 from pathlib import Path
@@ -377,3 +379,26 @@ def test_a_pull_that_is_ended_leaves_nothing_under_its_name(dunnage: Front, here
         assert process.returncode == -number
     left = listing(here)
     assert left == set() if number != signal.SIGKILL else all(name.startswith(".dunnage-") for name in left)
+
+
+@pytest.mark.requirement("LAY-116", "LAY-118")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nobody_goes_on_packing(dunnage: Front, here: Path, tmp_path: Path, number: int) -> None:
+    need("squashfs-tools")
+    reference = write(Image(layer(file("large", os.urandom(4 << 20)))), "oci", tmp_path / "large")
+    process = dunnage.start("pull", "--mksquashfs-args", "-throttle 99 -processors 1", "x.sif", reference, cwd=here,
+                            env=surroundings(here))
+    packer = 0
+    while not packer:
+        assert process.poll() is None
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                packer = int(child) if Path(f"/proc/{child}/comm").read_text() == "mksquashfs\n" else packer
+    watched = os.pidfd_open(packer)
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode == -number
+    assert select.select([watched], [], [], 30)[0], "mksquashfs goes on"
+    os.close(watched)
+    left = listing(here)
+    assert not left or (number == signal.SIGKILL and all(name.startswith(".dunnage-") for name in left))

@@ -21,6 +21,16 @@ _LINKING = 2  # version that can allow links between directories; those before f
 MEMORY = 4 << 30  # address space: threads and their heaps take much of it that they never touch
 
 
+def ending_with_us() -> Callable[[], None]:
+    """`preexec_fn` of a program that reads what is ours: it ends when we do, however we end."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def apply() -> None:
+        libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+
+    return apply
+
+
 class Confined:
     """`preexec_fn` of a program that may write below an open directory only, and ends with us.
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 
+from dunnage.build.confine import ending_with_us
 from dunnage.errors import DunnageError
 from dunnage.image import sif
 from dunnage.messages import escape
@@ -39,7 +40,7 @@ def squash(root: int, out: int, *, offset: int = 0, arguments: list[bytes] | Non
     words += ["-offset", str(offset)] if offset else []
     process = subprocess.Popen(
         [*words, *more], cwd=f"/proc/self/fd/{root}", env={"PATH": PLACES, "LC_ALL": "C"}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(root, out),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(root, out), preexec_fn=ending_with_us(),
     )
     try:
         said, _ = process.communicate()
