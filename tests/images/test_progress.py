@@ -71,13 +71,13 @@ def told(display: Display, clock: Clock) -> None:
 def test_a_terminal_has_one_line_with_bytes_layers_speed_and_time() -> None:
     clock = Clock()
     with terminal() as got:
-        told(Display(Voice(b"dunnage", NORMAL, terminal=True), "docker://a", "auto", clock), clock)
+        told(Display(Voice(b"dunnage", NORMAL, terminal=True, color=True), "docker://a", "auto", clock), clock)
     drawn = got[0].split(CLEAR)
     assert "[======                  ] 1.0 MB of 4.0 MB, 0 of 2 layers, 1.0 MB/s, 0:03 left" in drawn
     assert "[============            ] 2.0 MB of 4.0 MB, 1 of 2 layers, 1.0 MB/s, 0:02 left" in drawn
     assert "packing" in drawn
     assert drawn[-1].split("\r\n")[:2] == [
-        "dunnage: warning: 2 device nodes skipped", f"dunnage: made a.sif of sha256:{'3' * 64}"]
+        "\x1b[33mdunnage: warning:\x1b[0m 2 device nodes skipped", f"\x1b[34mdunnage:\x1b[0m made a.sif of sha256:{'3' * 64}"]
     assert "\n" not in "".join(drawn[:-1])
 
 
@@ -85,19 +85,28 @@ def test_a_terminal_has_one_line_with_bytes_layers_speed_and_time() -> None:
 def test_the_line_fits(columns: int) -> None:
     clock = Clock()
     with terminal(columns) as got:
-        told(Display(Voice(b"dunnage", NORMAL, terminal=True), "docker://a", "bar", clock), clock)
+        told(Display(Voice(b"dunnage", NORMAL, terminal=True, color=True), "docker://a", "bar", clock), clock)
     assert all(len(line) < columns or columns < 2 for line in got[0].split(CLEAR)[:-1])
 
 
 def test_it_is_not_drawn_for_every_byte() -> None:
     clock = Clock()
     with terminal() as got:
-        display = Display(Voice(b"dunnage", NORMAL, terminal=True), "docker://a", "auto", clock)
+        display = Display(Voice(b"dunnage", NORMAL, terminal=True, color=True), "docker://a", "auto", clock)
         display.begin([("sha256:" + "1" * 64, 10_000)])
         for count in range(10_000):
             clock.now += 0.0001
             display.bytes(1, count)
     assert 5 < got[0].count(CLEAR) < 15
+
+
+@pytest.mark.requirement("CLI-21")
+def test_without_escapes_where_nobody_wants_them() -> None:
+    for form in ("auto", "bar"):
+        clock = Clock()
+        with terminal() as got:
+            told(Display(Voice(b"dunnage", NORMAL, terminal=True), "docker://a", form, clock), clock)
+        assert "\x1b" not in got[0] and ("2.0 MB of 4.0 MB" in got[0]) == (form == "bar")
 
 
 @pytest.mark.requirement("CLI-117", "CLI-21", "CLI-19")
@@ -112,7 +121,8 @@ def test_logs_get_lines_of_info_alone(capfd: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize("level, lines", [(QUIET, 1), (SILENT, 0)])
 @pytest.mark.parametrize("on_terminal", [True, False])
 def test_quiet_and_silent(capfd: pytest.CaptureFixture[str], level: int, lines: int, on_terminal: bool) -> None:
-    told(Display(Voice(b"dunnage", level, terminal=on_terminal), "docker://a", "auto", Clock()), Clock())
+    voice = Voice(b"dunnage", level, terminal=on_terminal, color=on_terminal)
+    told(Display(voice, "docker://a", "auto", Clock()), Clock())
     assert len(capfd.readouterr().err.splitlines()) == lines
 
 
@@ -148,4 +158,5 @@ def test_errors_are_events_too(capfd: pytest.CaptureFixture[str]) -> None:
     assert (first["event"], first["code"], first["fix"]) == ("error", 255, "say so")
     assert first["refused"]["entry"] == "evil\\x1b" and first["refused"]["entry_b64"]
     assert first["refused"]["layer_index"] == 1 and first["refused"]["rule"] == "LAY-45"
-    assert second == {"event": "error", "code": 255, "what": "do it", "why": "EIO", "fix": "", "refused": None}
+    assert second == {"event": "error", "code": 255, "what": "do it", "why": "EIO", "fix": "", "kind": "setup",
+                      "refused": None}

@@ -116,6 +116,23 @@ def test_what_it_says(front: Front, shelf: dict[str, str], here: Path) -> None:
     assert events.status == 255 and error["event"] == "error" and error["code"] == 255
 
 
+@pytest.mark.requirement("CLI-21")
+@pytest.mark.parametrize("plain", [False, True])
+def test_what_a_terminal_shows(dunnage: Front, shelf: dict[str, str], here: Path, plain: bool) -> None:
+    ours, theirs = os.openpty()
+    process = dunnage.start("pull", "--sandbox", "a", shelf["oci"], cwd=here, stderr=theirs,
+                            env={**surroundings(here), **({"NO_COLOR": "1"} if plain else {})})
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # nobody has the other end any more
+        while piece := os.read(ours, 4096):
+            said += piece
+    os.close(ours)
+    process.communicate()
+    assert process.returncode == 0 and (b"\x1b[K" in said) != plain, said
+    assert said.endswith(b"\r\n") and b"made a of sha256:" in said.splitlines()[-1]
+
+
 # -- the name of the result ---------------------------------------------------------------------
 
 @pytest.mark.requirement("CLI-118", "LAY-112")

@@ -58,10 +58,10 @@ class Display:
 
     def __init__(self, voice: Voice, reference: str, form: str, clock: Callable[[], float] = time.monotonic) -> None:
         if form == "auto":
-            form = "bar" if voice.terminal and voice.level >= NORMAL else "lines"
+            form = "bar" if voice.color and voice.level >= NORMAL else "lines"  # color: escapes are welcome (CLI-21)
         self.form = form
         self.status = 0  # exit code
-        self.voice = JsonVoice(voice.name, voice.level, voice.terminal) if form == "json" else voice
+        self.voice = JsonVoice(voice.name, voice.level) if form == "json" else voice
         self.started = clock()
         self._clock = clock
         self._reference = reference
@@ -139,7 +139,7 @@ class Display:
     def clear(self) -> None:
         """Leave the line to others."""
         if self._drawn:
-            _write(CLEAR)
+            _write(self._cleared())
             self._drawn = False
 
     # -- the line ----------------------------------------------------------------------------
@@ -156,7 +156,10 @@ class Display:
         while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW:
             self._seen.popleft()
         self._drawn = True
-        _write(CLEAR + self.line(_width() - 1))
+        _write(self._cleared() + self.line(_width() - 1))
+
+    def _cleared(self) -> str:
+        return CLEAR if self.voice.color else f"\r{' ' * (_width() - 1)}\r"
 
     def line(self, width: int) -> str:
         """What is drawn, at most `width` letters."""
