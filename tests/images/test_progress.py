@@ -77,7 +77,8 @@ def test_a_terminal_has_one_line_with_bytes_layers_speed_and_time() -> None:
     assert "[============            ] 2.0 MB of 4.0 MB, 1 of 2 layers, 1.0 MB/s, 0:02 left" in drawn
     assert "packing" in drawn
     assert drawn[-1].split("\r\n")[:2] == [
-        "\x1b[33mdunnage: warning:\x1b[0m 2 device nodes skipped", f"\x1b[34mdunnage:\x1b[0m made a.sif of sha256:{'3' * 64}"]
+        "\x1b[33mdunnage: warning:\x1b[0m 2 device nodes skipped",
+        f"\x1b[34mdunnage:\x1b[0m made a.sif of sha256:{'3' * 64}"]
     assert "\n" not in "".join(drawn[:-1])
 
 
