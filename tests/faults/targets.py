@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Optional
 
-from containers.features import KEYCTL, LIBC
+from containers.features import KEYCTL, LIBC, lacks
 from containers.front import Front
+from containers.images import squashfs
 from containers.launch import call_block, memory_file
 from containers.plans import Operation, operation, operations
 from dunnage.plan import wire
@@ -113,8 +114,9 @@ def strict(plan: Sequence[Operation], scratch: Path) -> list[Operation]:
     return [*made[:place], operation("scratch-place", scratch), *made[place:at], *protections, *made[at:]]
 
 
-def launcher(*words: str, inside: str = "/mnt", receipt: bool = False, controlled: bool = False) -> Maker:
-    """dunnage-launch with the plan of this command line."""
+def launcher(*words: str, inside: str = "/mnt", receipt: bool = False, controlled: bool = False,
+             in_file: bool = False) -> Maker:
+    """dunnage-launch with the plan of this command line. `in_file`: the image is one."""
     def make(host: Host, place: Path, front: Front) -> Start:
         options = [*words, "--bind", f"{place}/bound:{inside}"]
         receipts = place / "receipts" if receipt else None
@@ -122,7 +124,8 @@ def launcher(*words: str, inside: str = "/mnt", receipt: bool = False, controlle
             (place / "token").write_text("a token\n")
             receipts.mkdir()
             options += ["--receipt", f"{receipts}/receipt.json", "--credential", f"TOKEN={place}/token"]
-        text = front("explain", "--plan", *options, host.image, *host.words).well().out
+        image = squashfs(place / "image.squashfs", host.image) if in_file else host.image
+        text = front("explain", "--plan", *options, image, *host.words).well().out
         call = call_block(environment={"KEPT": "1", "SECRET": "1"})
         plan = wire.encode(strict(wire.parse(text), place / "scratch"))
         files = [memory_file(plan), memory_file(call)]
@@ -140,10 +143,10 @@ def bubblewrap(host: Host, place: Path, front: Front) -> Start:
     return Start(command, [host.secret], r"(/usr/bin/)?bwrap: .+\n")  # the dynamic loader gives the path
 
 
-def missing(maker: Maker) -> Optional[str]:
-    if maker is bubblewrap and not os.path.exists("/usr/bin/bwrap"):
+def missing(target: str) -> Optional[str]:
+    if target == "bubblewrap" and not os.path.exists("/usr/bin/bwrap"):
         return "bubblewrap is not installed"
-    return None
+    return lacks("image files") if target == "image file" else None
 
 
 CONTAINED = ["--contain", "--ipc", "--no-home", "--cwd", "/"]
@@ -155,5 +158,6 @@ TARGETS: dict[str, Maker] = {
     "classic": launcher("exec", "--containall", *CONTAINED, "--mount-api", "classic"),
     "binds": launcher("exec", "--pid", *CONTAINED, "--underlay", inside="/data/deep/in"),
     "overlay": launcher("exec", *CONTAINED, "--underlay-strategy", "overlay", inside="/data/deep/in"),
+    "image file": launcher("exec", "--containall", *CONTAINED, inside="/data/deep/in", in_file=True),
     "bubblewrap": bubblewrap,
 }

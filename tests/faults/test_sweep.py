@@ -22,6 +22,7 @@ PEERS = ("bubblewrap",)
 SAMPLES = {
     "contained": ("errors", "ENOSYS", "kills", "lies"), "payload": ("errors", "errors later", "EINTR", "kills", "lies"),
     "api": ("errors", "kills"), "classic": ("errors", "lies"), "binds": ("errors", "lies"), "overlay": ("lies",),
+    "image file": ("errors", "kills"),
 }
 
 probe("fault injection")(injector.lacking)
@@ -38,8 +39,8 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @contextmanager
 def benches(target: str, tools: tuple[Path, Path], place: Path, front: Front) -> Iterator[list[Bench]]:
-    if missing(TARGETS[target]):
-        pytest.skip(f"{missing(TARGETS[target])}")
+    if missing(target):
+        pytest.skip(f"{missing(target)}")
     host = Host(tools[1], place)
     made: list[Bench] = []
     try:
