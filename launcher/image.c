@@ -27,6 +27,8 @@ struct server {
 	const struct record *record;
 	int file, socket; /* the image; to the server, until it has /dev/fuse */
 	pid_t pid;
+	bool untold;      /* it ended before anybody could know whether a payload needs it */
+	int status;
 };
 
 static struct server *servers;
@@ -282,8 +284,9 @@ void image_answers(const struct record *record, int top) {
 
 /* ---- the end ---- */
 
-static void complain_of(const struct server *server, int status) {
+static void complain_of(const struct server *server) {
 	char text[400];
+	int status = server->status;
 	const char *words = last_words(text);
 	warn("the server of the image %s ended (%s %d)%s%s: what is not in memory can be read no more (ENOTCONN)", path_of(server),
 		WIFSIGNALED(status) ? "signal" : "exit code", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status),
@@ -294,9 +297,13 @@ bool server_ended(pid_t pid, int status, bool in_use) {
 	for (size_t i = 0; i < server_count; i++) {
 		if (servers[i].pid != pid)
 			continue;
+		if (!WIFEXITED(status) && !WIFSIGNALED(status))
+			return true; /* somebody stopped it, or continued it */
 		servers[i].pid = 0;
+		servers[i].untold = !in_use;
+		servers[i].status = status;
 		if (in_use)
-			complain_of(&servers[i], status);
+			complain_of(&servers[i]);
 		return true;
 	}
 	return false;
@@ -324,15 +331,13 @@ void servers_keep(void) {
 
 static void end_server(struct server *server, bool in_use, const sigset_t *ended, int64_t until) {
 	bool by_itself = in_use && exiting(server->pid);
-	int status;
 	pid_t found;
 	struct timespec now;
 	kill(server->pid, SIGKILL);
 	/* It may hang in the file system of the image; then the kernel ends it later. */
-	while (!(found = waitpid(server->pid, &status, WNOHANG)) && (clock_gettime(CLOCK_MONOTONIC, &now), now.tv_sec < until))
+	while (!(found = waitpid(server->pid, &server->status, WNOHANG)) && (clock_gettime(CLOCK_MONOTONIC, &now), now.tv_sec < until))
 		sigtimedwait(ended, NULL, &(struct timespec){.tv_nsec = 100000000});
-	if (found > 0 && by_itself)
-		complain_of(server, status);
+	server->untold = found > 0 && by_itself;
 	server->pid = 0;
 }
 
@@ -342,11 +347,14 @@ void servers_end(bool in_use) {
 	sigemptyset(&ended);
 	sigaddset(&ended, SIGCHLD);
 	for (size_t i = 0; i < server_count; i++) {
-		if (servers[i].pid <= 0)
-			continue;
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		sigprocmask(SIG_BLOCK, &ended, &before);
-		end_server(&servers[i], in_use, &ended, now.tv_sec + LAST_WAIT);
-		sigprocmask(SIG_SETMASK, &before, NULL);
+		if (servers[i].pid > 0) {
+			clock_gettime(CLOCK_MONOTONIC, &now);
+			sigprocmask(SIG_BLOCK, &ended, &before);
+			end_server(&servers[i], in_use, &ended, now.tv_sec + LAST_WAIT);
+			sigprocmask(SIG_SETMASK, &before, NULL);
+		}
+		if (in_use && servers[i].untold)
+			complain_of(&servers[i]);
+		servers[i].untold = false;
 	}
 }

@@ -370,8 +370,10 @@ static void kill_all(void) {
 		kill(child, SIGKILL);
 }
 
-static void count_other(int status) {
-	others_killed += killing && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+/* Of a child that is not the payload. */
+static void count_other(pid_t pid, int status) {
+	if (!server_ended(pid, status, executed))
+		others_killed += killing && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
 }
 
 static void end_everything(enum cause cause) {
@@ -404,12 +406,13 @@ static void wait_for_child(int64_t time) {
 static void end_leftovers(void) {
 	int64_t until = milliseconds() + LAST_WAIT;
 	int status;
-	while (waitpid(-1, &status, WNOHANG) > 0)
-		count_other(status); /* unless it had ended before */
-	for (pid_t pid = 0; pid >= 0 && milliseconds() <= until; wait_for_child(pid < 0 ? 0 : 1)) {
+	pid_t pid;
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+		count_other(pid, status); /* unless it had ended before */
+	for (pid = 0; pid >= 0 && milliseconds() <= until; wait_for_child(pid < 0 ? 0 : 1)) {
 		kill_all();
 		while ((pid = waitpid(-1, &status, WNOHANG)) > 0 && milliseconds() <= until)
-			count_other(status);
+			count_other(pid, status);
 		if (!pid && !is_init && !still_ours)
 			break;
 	} /* nobody is left, or hangs in the kernel: the end of init takes care of it */
@@ -663,8 +666,7 @@ static void reap(void) {
 		if (pid <= 0)
 			return;
 		if (pid != child) {
-			if (!server_ended(pid, status, executed))
-				count_other(status);
+			count_other(pid, status);
 			continue;
 		}
 		if (WIFSTOPPED(status) && !child_is_init)

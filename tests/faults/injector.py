@@ -77,7 +77,8 @@ class Outcome:
         lines = [line.split() for line in log.splitlines()]
         self.ends = {int(line[1]): int(line[2]) for line in lines if line[0] == "ended"}
         self.status = self.ends.get(0)
-        executed = next((at for at, line in enumerate(lines) if line[0] == "executed"), len(lines))
+        # the last one is the payload; before it the server of an image file may have been executed
+        executed = max((at for at, line in enumerate(lines) if line[0] == "executed"), default=len(lines))
         self.calls = [Call(int(line[0]), int(line[1]), int(line[2]), at > executed)
                       for at, line in enumerate(lines) if line[0].isdigit()]
         self.hits = sum(line[0] == "hit" for line in lines)

@@ -158,6 +158,6 @@ TARGETS: dict[str, Maker] = {
     "classic": launcher("exec", "--containall", *CONTAINED, "--mount-api", "classic"),
     "binds": launcher("exec", "--pid", *CONTAINED, "--underlay", inside="/data/deep/in"),
     "overlay": launcher("exec", *CONTAINED, "--underlay-strategy", "overlay", inside="/data/deep/in"),
-    "image file": launcher("exec", "--containall", *CONTAINED, inside="/data/deep/in", in_file=True),
+    "image file": launcher("exec", "--containall", *CONTAINED, "--underlay", inside="/data/deep/in", in_file=True),
     "bubblewrap": bubblewrap,
 }

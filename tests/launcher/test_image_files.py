@@ -18,6 +18,7 @@ from containers.features import need
 from containers.images import squashfs
 from containers.launch import Ended, Launcher, finish
 from containers.plans import Operation, image_file, opened_root, operations, plan
+from containers.receipts import Receipts
 from launcher.test_supervision import eventually, gone, state
 
 pytestmark = pytest.mark.kernel
@@ -237,6 +238,31 @@ def test_payload_without_its_server_gets_an_error(launcher: Launcher, squashed: 
         done = finish(beside.process)
         assert done.status == 4 and "ENOTCONN" in done.out
         assert "the server of the image" in done.err and "signal 9" in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("contained", [False, True])
+def test_stopped_server_is_ended_all_the_same(launcher: Launcher, squashed: Path, contained: bool) -> None:
+    """Meanwhile the payload waits for it; it goes on where it was when the server does."""
+    given = CONTAINED if contained else {}
+    with running(launcher, of_file(squashed, "echo up + wait + cat /many/n3", **given)) as beside:
+        os.kill(beside.server, signal.SIGSTOP)
+        assert eventually(lambda: state(beside.server) == "T")
+        os.kill(beside.server, signal.SIGCONT)
+        done = finish(beside.process)
+        assert done.well().out == "3\n" and all(gone(pid) for pid in beside.all)
+    with running(launcher, of_file(squashed, "echo up + wait + exit 6", **given)) as beside:
+        os.kill(beside.server, signal.SIGSTOP)
+        assert eventually(lambda: state(beside.server) == "T")
+        done = finish(beside.process)
+        assert done.status == 6 and not done.err and all(gone(pid) for pid in beside.all), done
+
+
+def test_leftovers_are_counted_without_the_server(launcher: Launcher, squashed: Path, tmp_path: Path) -> None:
+    for number, given in enumerate(({}, CONTAINED)):
+        (tmp_path / str(number)).mkdir()
+        receipts = Receipts(tmp_path / str(number))
+        done = launcher.run(of_file(squashed, "daemon 1000", naming=receipts.asked, **given))
+        assert done.status == 0 and receipts.result()["leftovers"] == 1, done
 
 
 def test_many_at_once_leave_nothing(launcher: Launcher, image: Path, tmp_path: Path) -> None:
