@@ -349,3 +349,73 @@ def test_full_disk_is_named_and_nothing_stays(account: Account, shelf: dict[str,
     assert done.status == 255 and not done.out and done.err.count("\n") == 2, done
     assert "bytes are needed" in done.err or "ENOSPC" in done.err
     assert escape(os.fsencode(small)) in done.err
+
+
+# -- nothing is to be kept -----------------------------------------------------------------------
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    path = tmp_path / "scratch"
+    path.mkdir()
+    return path
+
+
+@requirement("CLI-55")
+@pytest.mark.parametrize("verb", [["exec"], ["exec", "--pid"], ["payload"], ["run"], ["explain"]], ids=" ".join)
+def test_without_cache_the_image_is_gone_at_the_end(
+    account: Account, shelf: dict[str, str], scratch: Path, verb: Sequence[str],
+) -> None:
+    command = ["sh", "-c", "cat /etc/new; exit 7"]
+    words = ["hi"] if verb == ["run"] else command
+    done = account(*verb, "--disable-cache", "--tmpdir", scratch, shelf["oci"], *words)
+    assert (done.status, done.out) == {"run": (0, "hi\n"), "explain": (0, done.out)}.get(verb[0], (7, "new\n")), done
+    assert not os.listdir(scratch) and not account.cache.exists()
+
+
+@requirement("CLI-55")
+def test_twins_say_that_nothing_is_kept(account: Account, shelf: dict[str, str], scratch: Path) -> None:
+    twins = {"SINGULARITY_DISABLE_CACHE": "1", "APPTAINER_TMPDIR": str(scratch)}
+    done = account("exec", shelf["oci"], "cat", "/etc/new", **twins)
+    assert done.status == 0 and done.out == "new\n"
+    assert not os.listdir(scratch) and not account.cache.exists()
+
+
+@pytest.mark.parametrize("what", [["--cwd", "/no"], []], ids=["working directory", "command"])
+def test_start_that_fails_leaves_no_image(
+    account: Account, shelf: dict[str, str], scratch: Path, what: Sequence[str],
+) -> None:
+    done = account("exec", *what, "--disable-cache", "--tmpdir", scratch, shelf["oci"], "/nothing")
+    assert done.status == 255 and not os.listdir(scratch)
+
+
+@requirement("CLI-41", "CLI-48")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL], ids=lambda number: number.name)
+def test_signals_reach_the_payload_beside_which_somebody_stays(
+    account: Account, shelf: dict[str, str], scratch: Path, number: signal.Signals,
+) -> None:
+    script = "trap 'echo told; exit 3' USR1; echo there; while :; do cat /etc/new > /dev/null; done"
+    words = ["--disable-cache", "--tmpdir", scratch, shelf["oci"], "sh", "-c", script]
+    with account.start("exec", "--pid", *words) as running:
+        assert running.stdout is not None and running.stdout.readline() == b"there\n"
+        assert len(os.listdir(scratch)) == 1
+        running.send_signal(number)
+        assert running.wait(60) == (3 if number == signal.SIGUSR1 else -number)
+    if number != signal.SIGKILL:
+        assert not os.listdir(scratch)
+        return
+    # Nobody could remove it: whoever comes next does, once the payload has ended with it.
+    until(lambda: account("exec", "--disable-cache", "--tmpdir", scratch, shelf["oci"], "true").status == 0
+          and not os.listdir(scratch))
+
+
+def test_end_of_the_caller_is_the_end_of_a_payload_beside_which_somebody_stays(
+    account: Account, shelf: dict[str, str], scratch: Path,
+) -> None:
+    words = ["payload", "--disable-cache", "--tmpdir", str(scratch), shelf["oci"], "--", "sh", "-c",
+             "echo there; while :; do cat /etc/new > /dev/null; done"]
+    with subprocess.Popen(["/bin/sh", "-c", '"$@"; true', "sh", account.front.path, *words], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=account.env) as caller:
+        assert caller.stdout is not None and caller.stdout.readline() == b"there\n"
+        caller.kill()
+        assert caller.stdout.read() == b""  # when everybody has ended who had it
+    until(lambda: not os.listdir(scratch))

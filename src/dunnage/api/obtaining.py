@@ -40,6 +40,10 @@ class Image:
     def lock(self) -> int:
         return self._lock.number
 
+    @property
+    def passing(self) -> bool:
+        return False
+
     def there(self) -> bool:
         """Not once the pilot has closed everything above 2."""
         return _identity(self._lock.number) == self._identity

@@ -1,12 +1,14 @@
 """Which store an account has, by what the site and the caller say (CLI-55, REG-58)."""
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from typing import TYPE_CHECKING
 
 from dunnage.errors import DunnageError
-from dunnage.messages import escape
+from dunnage.messages import errno_name, escape
+from dunnage.oci import staging
 from dunnage.oci.limits import MIB
 from dunnage.oci.store import Store
 
@@ -20,11 +22,33 @@ PREFIXES = (b"APPTAINER_", b"SINGULARITY_")
 
 
 def store(policy: SitePolicy, options: Options, environment: Mapping[bytes, bytes]) -> Store:
-    """Open, and made if it is missing. DunnageError."""
+    """Open, and made if it is missing. DunnageError. With --disable-cache, one for a single image that is not kept."""
+    if options.disable_cache:
+        return _passing(temporary(options.tmpdir, environment))
     limit = policy.image_cache_size * MIB
     if options.cache_size is not None:
         limit = min(limit, options.cache_size)
     return Store(place(policy, environment), limit)
+
+
+def _passing(above: bytes) -> Store:
+    """What others left there when they were killed goes now."""
+    try:
+        directory = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DunnageError(f"use '{escape(above)}' for what is not kept", f"{errno_name(error.errno or 0)}",
+                           "give another --tmpdir") from None
+    try:
+        with contextlib.suppress(OSError):
+            staging.collect(directory)
+        area = staging.Staging(directory, b"image", "an image that is not kept")
+    finally:
+        os.close(directory)
+    try:
+        return Store(os.fsencode(os.readlink(f"/proc/self/fd/{area.directory}")) + b"/store", area=area)
+    except BaseException:
+        area.discard()
+        raise
 
 
 def place(policy: SitePolicy, environment: Mapping[bytes, bytes]) -> bytes:

@@ -59,8 +59,13 @@ class Obtained:
         self.why = ""
         self.digest = held.record.manifest
         self.key = held.key
-        self.lock = held.lock
+        self.lock = held.lock if held.area is None else held.area.lock
         self._held = held
+
+    @property
+    def passing(self) -> bool:
+        """It is to be removed at the end, by `close`."""
+        return self._held.area is not None
 
     def close(self) -> None:
         self._held.close()

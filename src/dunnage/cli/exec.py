@@ -1,6 +1,7 @@
 """The verbs exec, run and shell: compose a plan and become the launcher."""
 from __future__ import annotations
 
+from dunnage.errors import DunnageError
 from dunnage.image.reference import Unshown, is_elsewhere
 from dunnage.launch.prepare import ready
 from dunnage.launch.start import start
@@ -21,10 +22,19 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
 
         obtained = obtaining.obtained_to_run(call, verb, options, words[0], voice)
     try:
-        prepared = ready(call, verb, options, words, obtained=obtained)
-    except Unshown as unshown:
-        from dunnage.cli import obtaining
+        try:
+            prepared = ready(call, verb, options, words, obtained=obtained)
+        except Unshown as unshown:
+            from dunnage.cli import obtaining
 
-        prepared = ready(call, verb, options, words, obtained=obtaining.unpacked(call, options, unshown, voice))
-    voice.report(prepared.composition.warnings, prepared.composition.notes)
-    start(wire.encode(prepared.composition.operations), call.launcher, call.fd)
+            obtained = obtaining.unpacked(call, options, unshown, voice)
+            prepared = ready(call, verb, options, words, obtained=obtained)
+        voice.report(prepared.composition.warnings, prepared.composition.notes)
+        plan = wire.encode(prepared.composition.operations)
+        if obtained is None or not obtained.passing:
+            start(plan, call.launcher, call.fd)
+    except DunnageError:
+        if obtained is not None:
+            obtained.close()
+        raise
+    return obtaining.stay(call, plan, obtained)

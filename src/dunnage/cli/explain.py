@@ -42,25 +42,31 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         display = Display(voice, escape(words[0]), options.progress)
         obtained = obtaining.obtained(call, b"explain", options, words[0], display)
     try:
-        prepared = prepare(call, action, options, words, obtained=obtained)
-    except Unshown as unshown:
-        from dunnage.cli import obtaining
+        try:
+            prepared = prepare(call, action, options, words, obtained=obtained)
+        except Unshown as unshown:
+            from dunnage.cli import obtaining
 
-        obtained = obtaining.unpacked(call, options, unshown, voice, runs=False)
-        prepared = prepare(call, action, options, words, obtained=obtained)
+            obtained = obtaining.unpacked(call, options, unshown, voice, runs=False)
+            prepared = prepare(call, action, options, words, obtained=obtained)
+        answer(_answer(prepared, action, options))
+    finally:
+        if obtained is not None:
+            obtained.close()
+    return 0
+
+
+def _answer(prepared: Prepared, action: bytes, options: Options) -> str:
     if options.plan:
         from dunnage.plan.wire import describe
 
-        answer(describe(prepared.composition.operations))
-        return 0
+        return describe(prepared.composition.operations)
     report = document(prepared, action, options)
     if options.json:
         import json
 
-        answer(json.dumps(report, indent=1) + "\n")
-        return 0
-    answer(shown(report))
-    return 0
+        return json.dumps(report, indent=1) + "\n"
+    return shown(report)
 
 
 def document(prepared: Prepared, action: bytes, options: Options) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import dunnage
 from dunnage.build.obtain import Obtained, obtain
 from dunnage.cli.progress import Display
 from dunnage.host import site
+from dunnage.launch import staying, terminal
 from dunnage.messages import escape
 from dunnage.oci.staging import in_order
 
@@ -33,6 +34,15 @@ def unpacked(call: Call, options: Options, unshown: Unshown, voice: Voice, runs:
             return found
     finally:
         display.clear()
+
+
+def stay(call: Call, plan: bytes, image: Obtained, caller: int = 0) -> int:
+    """Until the image can be removed; our exit code, if we do not die as the payload did."""
+    try:
+        status = staying.run(plan, call.launcher, call.fd, caller)
+    finally:
+        image.close()
+    return terminal.end_like(status)
 
 
 def obtained_to_run(call: Call, verb: bytes, options: Options, text: bytes, voice: Voice) -> Obtained:

@@ -12,8 +12,9 @@ from dunnage.plan import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dunnage.build.obtain import Obtained
     from dunnage.cli.call import Call
-    from dunnage.launch.prepare import Obtained, Prepared
+    from dunnage.launch.prepare import Prepared
     from dunnage.messages import Voice
     from dunnage.plan.options import Options
 
@@ -30,37 +31,52 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         obtained = obtaining.obtained_to_run(call, verb, options, words[0], voice)
     terminals = () if options.share_tty else tuple(fd for fd in (0, 1, 2) if posix.isatty(fd))
     if terminals:
-        return _at_terminal(call, verb, options, words, voice, terminals, obtained)
-    prepared = _prepared(call, options, words, voice, posix.getppid(), b"", obtained)
-    return start(_plan(prepared, voice), call.launcher, call.fd)
+        return _at_terminal(call, options, words, voice, terminals, obtained)
+    prepared, obtained = _prepared(call, options, words, voice, b"", obtained)
+    plan = _plan(prepared, voice)
+    if obtained is None or not obtained.passing:
+        return start(plan, call.launcher, call.fd)
+    from dunnage.cli import obtaining
+
+    return obtaining.stay(call, plan, obtained, 0 if options.no_die_with_caller else posix.getppid())
 
 
 def _at_terminal(
-    call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice, terminals: tuple[int, ...],
+    call: Call, options: Options, words: list[bytes], voice: Voice, terminals: tuple[int, ...],
     obtained: Obtained | None,
 ) -> int:
     from dunnage.launch import terminal
 
     relay = terminal.Relay(terminals, 0 if options.no_die_with_caller else posix.getppid())
-    prepared = _prepared(call, options, words, voice, posix.getpid(), relay.name, obtained)
+    prepared, obtained = _prepared(call, options, words, voice, relay.name, obtained)
     plan = _plan(prepared, voice)
     try:
         status = relay.run(call.launcher, arguments(plan, call.fd))
     except OSError as error:
         raise unusable(call.launcher, error) from None
+    finally:
+        if obtained is not None:
+            obtained.close()
     return terminal.end_like(status)
 
 
 def _prepared(
-    call: Call, options: Options, words: list[bytes], voice: Voice, pid: int, console: bytes, obtained: Obtained | None,
-) -> Prepared:
+    call: Call, options: Options, words: list[bytes], voice: Voice, console: bytes, obtained: Obtained | None,
+) -> tuple[Prepared, Obtained | None]:
+    """Also the image, if it is not what was given."""
+    pid = posix.getpid() if console else posix.getppid()
     try:
-        return prepare(call, b"payload", options, words, pid=pid, console=console, obtained=obtained)
-    except Unshown as unshown:
-        from dunnage.cli import obtaining
+        try:
+            return prepare(call, b"payload", options, words, pid=pid, console=console, obtained=obtained), obtained
+        except Unshown as unshown:
+            from dunnage.cli import obtaining
 
-        obtained = obtaining.unpacked(call, options, unshown, voice)
-    return prepare(call, b"payload", options, words, pid=pid, console=console, obtained=obtained)
+            obtained = obtaining.unpacked(call, options, unshown, voice)
+        return prepare(call, b"payload", options, words, pid=pid, console=console, obtained=obtained), obtained
+    except DunnageError:
+        if obtained is not None:
+            obtained.close()
+        raise
 
 
 def _plan(prepared: Prepared, voice: Voice) -> bytes:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         path  where it is now
         lock  descriptor that keeps it there
         spelled, why  of an image file that had to be unpacked: its own path, and the reason
+        passing  this process stays, to remove it at the end
         """
 
         text: bytes
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 
         @property
         def lock(self) -> int: ...
+
+        @property
+        def passing(self) -> bool: ...
 
 PLACE = posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
@@ -129,6 +133,8 @@ def prepare(
     if obtained:
         image.text, image.name, image.hold = obtained.text, obtained.name, obtained.lock
         image.spelled, image.unpacked = obtained.spelled or image.spelled, obtained.why
+        if obtained.passing:
+            pid = posix.getpid()
     if options.env_file:
         from dunnage.host import env_file
 

@@ -42,7 +42,7 @@ class Relay:
         self.reading = 0 in terminals
         self.child = 0
         self.status: int | None = None
-        self.caller = _watched(caller)
+        self.caller = watched(caller)
         self.raw = False
         self.typed = b""  # not yet taken by the payload
         try:
@@ -269,7 +269,7 @@ def _noted(number: int, frame: object) -> None:
     """The wake-up descriptor has it."""
 
 
-def _watched(caller: int) -> int:
+def watched(caller: int) -> int:
     """A descriptor that tells of the caller's end; -1 where nobody is to be watched, or the kernel cannot."""
     if not caller:
         return -1

@@ -92,6 +92,11 @@ class Staging:
             raise failed from None
         self._result = -1
 
+    @property
+    def lock(self) -> int:
+        """Nobody collects the directory while any process has this descriptor."""
+        return self._lock
+
     def __enter__(self) -> Staging:
         return self
 

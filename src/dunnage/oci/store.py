@@ -106,6 +106,7 @@ class Held:
     """An entry in use: it stays until `close`, or until every process that has the descriptor `lock` is gone.
 
     path   of the tree or the file, without links
+    area   if the whole store is only for this entry, and goes with `close`
     """
 
     def __init__(self, key: bytes, record: Record, path: bytes, lock: int, directory: int) -> None:
@@ -114,6 +115,7 @@ class Held:
         self.path = path
         self.lock = lock
         self._directory = directory
+        self.area: Staging | None = None
 
     def document(self, name: bytes, limit: int) -> bytes | None:
         """A file that the maker put beside the content."""
@@ -124,6 +126,8 @@ class Held:
             if file >= 0:
                 os.close(file)
         self.lock = self._directory = -1
+        if self.area is not None:
+            self.area.discard()
 
     def __enter__(self) -> Held:
         return self
@@ -135,8 +139,13 @@ class Held:
 class Store:
     """Of this account, at one place."""
 
-    def __init__(self, place: bytes, limit: int = SIZE) -> None:
-        """`limit`: bytes. DunnageError if the place is not ours alone, or cannot be made."""
+    def __init__(self, place: bytes, limit: int = SIZE, area: Staging | None = None) -> None:
+        """DunnageError if the place is not ours alone, or cannot be made.
+
+        limit  bytes
+        area   what the place lies in, if nothing is to be kept: it becomes the one entry's, or goes with the store
+        """
+        self._area = area
         self.place = place
         self._directory = _private(place)
         try:
@@ -152,6 +161,8 @@ class Store:
             if file >= 0:
                 os.close(file)
         self._images = self._locks = self._directory = -1
+        if self._area is not None:
+            self._area.discard()
 
     def __enter__(self) -> Store:
         return self
@@ -225,6 +236,7 @@ class Store:
                 os.unlink(key, dir_fd=self._locks)
             os.close(lock)
         self._make_room(0)
+        held.area, self._area = self._area, None
         return held, True
 
     def _made(self, key: bytes, make: Callable[[int], Details]) -> Held:

@@ -160,6 +160,8 @@ def compose(
         if b"pid" not in namespaces and (b"supervise",) not in operations:
             operations.append((b"supervise",))
         operations.append((b"hold", b"%d" % reference.hold))
+        if request.caller and not options.strict:  # who removes the image at the end
+            operations.append((b"die-with-caller", b"%d" % request.caller))
     supervised = len(operations)
     operations += placement.operations
     operations.append((b"enter",))
