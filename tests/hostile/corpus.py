@@ -47,6 +47,7 @@ class Case:
     """One image.
 
     make     gives it, for a victim's path
+    members  of its layers; none where it is no matter of members
     rule     by which it is refused; empty: it is accepted
     words    in the message
     limits   that differ from the defaults
@@ -60,6 +61,7 @@ class Case:
 
     id: str
     make: Callable[[bytes], Image | Shelf]
+    members: Callable[[bytes], list[list[Member]]]
     rule: str = ""
     words: str = ""
     limits: dict[str, int] = field(default_factory=dict)
@@ -94,8 +96,14 @@ def case(id: str, rule: str = "", words: str = "", **more: Any) -> Callable[[Any
                 return made
             return image(*(made if isinstance(made, tuple) else (made,)))
 
+        def members(victim: bytes) -> list[list[Member]]:
+            made = function(victim)
+            found = [made] if isinstance(made, list) else list(made) if isinstance(made, tuple) else []
+            plain = all(isinstance(each, list) and all(isinstance(one, Member) for one in each) for each in found)
+            return [[*BASE, *found[0]], *found[1:]] if found and plain else []
+
         assert id not in CASES, f"{id} is there twice"
-        CASES[id] = Case(id, make, rule, words, **more)
+        CASES[id] = Case(id, make, members, rule, words, **more)
         return function
 
     return register
@@ -782,10 +790,19 @@ def file_that_may_lie_deep(victim: bytes) -> Any:
     return [file(DEEP)]
 
 
+def many(directories: int, files: int) -> list[Member]:
+    return [member for number in range(directories) for member in (
+        directory(f"d{number}/"), *(file(f"d{number}/{each}") for each in range(files)))]
+
+
 @case("IMG-63", heavy=True)
 def many_files(victim: bytes) -> Any:
-    return [member for number in range(100) for member in (
-        directory(f"d{number}/"), *(file(f"d{number}/{each}") for each in range(500)))]
+    return many(100, 500)
+
+
+@case("IMG-63b")
+def less_files(victim: bytes) -> Any:
+    return many(20, 100)
 
 
 @case("IMG-64", "LAY-09", "entries", limits={"entries": 100})

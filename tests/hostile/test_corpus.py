@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from hostile.corpus import CASES, Case
-from hostile.listing import recorded
-from hostile.unpacking import Verdict, Victim, forms, judge, write
+from hostile.unpacking import Victim, forms, judge, write
+from hostile.verdicts import LISTINGS, check, compare
 from registry.servers import Scripted
-
-LISTINGS = Path(__file__).with_name("listings")
 
 
 def requirement(case: Case) -> str:
@@ -25,31 +25,6 @@ def requirement(case: Case) -> str:
 def cases(*, heavy: bool) -> list[object]:
     return [pytest.param(case, id=case.id, marks=pytest.mark.requirement(requirement(case)))
             for case in CASES.values() if case.heavy == heavy]
-
-
-def check(case: Case, found: Verdict, victim: Victim) -> None:
-    assert victim.unchanged()
-    if case.rule:
-        assert found.rule == case.rule, found.message or found.lines
-        assert case.words in found.message
-        assert found.message.isascii() and found.message.isprintable(), "a terminal would obey it"
-        assert found.message.startswith(("pull ", "use oci", "use docker-archive:"))
-        assert f"[rule {case.rule}]" in found.message
-    else:
-        assert not found.rule, found.message
-        for words in case.warnings:
-            assert any(words in warning for warning in found.warnings), found.warnings
-
-
-def compare(case: Case, found: Verdict, victim: Victim) -> None:
-    """LAY-133. A listing is made anew by removing it, and is looked at before it is kept."""
-    if case.rule or not case.listed:
-        return
-    place = LISTINGS / f"{case.record or case.id}.txt"
-    text = recorded(list(found.lines), os.fsencode(victim.path))
-    if not place.exists() and os.environ.get("DUNNAGE_RECORD") and not case.record:
-        place.write_text(text, encoding="ascii")
-    assert text == place.read_text(encoding="ascii")
 
 
 @pytest.fixture
@@ -91,7 +66,7 @@ def once(case: Case, form: str, victim: Victim, server: Scripted, tmp_path: Path
     compare(case, found, victim)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.requirement("LAY-118", "LAY-133", "LAY-143")
 @pytest.mark.parametrize("case", cases(heavy=True))
 def test_verdict_of_a_large_image(case: Case, victim: Victim, server: Scripted, tmp_path: Path) -> None:
@@ -112,3 +87,41 @@ def test_every_listing_belongs_to_a_case() -> None:
     kept = {path.stem for path in LISTINGS.iterdir()}
     wanted = {case.record or case.id for case in CASES.values() if not case.rule and case.listed}
     assert kept == wanted
+
+
+@pytest.mark.kernel
+@pytest.mark.requirement("LAY-132", "LAY-76")
+@pytest.mark.parametrize("which", [
+    pytest.param([], id="some"), pytest.param(["--all"], id="all", marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def test_root_of_a_user_namespace_gets_the_same(which: list[str], tmp_path: Path) -> None:
+    """Who could make device nodes' owners, set ids and capabilities; what is refused does not depend on it."""
+    script = Path(__file__).with_name("as_root.py")
+    done = subprocess.run(["unshare", "--user", "--map-root-user", sys.executable, "-B", script, tmp_path, *which],
+                          check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.requirement("IMG-85", "LAY-20", "LAY-03")
+def test_a_digest_that_is_a_path_is_never_opened(victim: Victim, tmp_path: Path) -> None:
+    """In a process of its own, since nobody who watches can be sent away again."""
+    case = CASES["IMG-85"]
+    case.shelf(os.fsencode(victim.path)).write_layout(tmp_path / "layout")
+    done = subprocess.run([sys.executable, "-B", "-c", WATCHED, f"oci:{tmp_path / 'layout'}:t", tmp_path],
+                          check=False, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    opened, _, rule = done.stdout.rpartition("\n")
+    assert rule == "LAY-20", done
+    assert "index.json" in opened, "nothing was seen"
+    assert "passwd" not in opened
+
+
+WATCHED = """
+import os, sys
+opened = []
+from pathlib import Path
+from hostile.corpus import CASES
+from hostile.unpacking import judge
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+found = judge(CASES["IMG-85"], sys.argv[1], Path(sys.argv[2]))
+print(*opened, found.rule, sep="\\n", end="")
+"""

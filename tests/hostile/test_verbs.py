@@ -16,7 +16,7 @@ from dunnage.oci.refusal import escape
 from dunnage.oci.tree import remove
 from hostile.corpus import CASES, TREES, Case
 from hostile.unpacking import Victim, forms, write
-from images.making import Image, fifo, layer
+from images.making import Image, Shelf, fifo, layer
 from images.pulling import shell_layers
 from registry.servers import Scripted
 
@@ -204,9 +204,10 @@ def test_taken(case: Case, place: Place, victim: Victim, server: Scripted) -> No
 def test_trees_that_lead_to_the_victim(name: str, place: Place, victim: Victim, tmp_path: Path) -> None:
     """Pulled, converted, built from, run: it works inside of the tree or is refused."""
     members = TREES[name](os.fsencode(victim.path))
-    made = Case(name, lambda victim: Image(*shell_layers(), layer(*members), process={"Cmd": ["true"]}))
     folder = tmp_path / "layout"
-    made.shelf(b"").write_layout(folder)
+    shelf = Shelf()
+    shelf.add(Image(*shell_layers(), layer(*members), process={"Cmd": ["true"]}), "t")
+    shelf.write_layout(folder)
     reference = f"oci:{folder}:t"
     done = place.verb("pull", reference)
     assert victim.unchanged()
@@ -231,8 +232,9 @@ def test_trees_that_lead_to_the_victim(name: str, place: Place, victim: Victim, 
 @pytest.mark.requirement("LAY-84", "IMG-94")
 def test_fifos_in_the_place_of_files_keep_nobody_waiting(place: Place, victim: Victim, tmp_path: Path) -> None:
     names = ("etc/passwd", "etc/group", "etc/resolv.conf", "etc/hosts", "etc/os-release", ".singularity.d/labels.json")
-    case = Case("fifos", lambda victim: Image(*shell_layers(), layer(*map(fifo, names))))
-    case.shelf(b"").write_layout(tmp_path / "layout")
+    shelf = Shelf()
+    shelf.add(Image(*shell_layers(), layer(*map(fifo, names))), "t")
+    shelf.write_layout(tmp_path / "layout")
     done = place.verb("pull", f"oci:{tmp_path / 'layout'}:t", "--special", "create")
     assert done.status == 0, done
     assert stat.S_ISFIFO((place.path / "result/etc/passwd").lstat().st_mode)

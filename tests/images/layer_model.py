@@ -125,22 +125,23 @@ def _walk(root: Folder, start: list[Folder], parts: list[bytes], *, make: bool) 
 
 
 def _apply(root: Folder, parts: list[bytes], member: Member) -> None:
-    time = member.mtime * 10**9
+    time = max(member.mtime, 0) * 10**9
+    mode = member.mode & 0o1777
     if not parts:
         if member.flag != DIRECTORY:
             raise Refusal
-        root.mode, root.time = member.mode | 0o700, time
+        root.mode, root.time = mode | 0o700, time
         return
     way = _walk(root, [root], parts[:-1], make=True)
     above, name = way[-1], parts[-1]
     old = above.inside.get(name)
     if member.flag == DIRECTORY:
         if isinstance(old, Folder):
-            old.mode, old.time = member.mode | 0o700, time
+            old.mode, old.time = mode | 0o700, time
         else:
-            above.inside[name] = Folder(member.mode | 0o700, time)
+            above.inside[name] = Folder(mode | 0o700, time)
     elif member.flag == FILE:
-        above.inside[name] = Leaf(member.mode | 0o400, time, member.content)
+        above.inside[name] = Leaf(mode | 0o400, time, member.content)
     elif member.flag == LINK:
         above.inside[name] = Leaf(0, time, b"", member.link)
     elif member.flag == HARD_LINK:
