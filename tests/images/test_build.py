@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import stat
 import subprocess
 import tarfile
@@ -166,6 +167,36 @@ def test_what_cannot_be_read_is_not_replaced_by_nothing(dunnage: Front, here: Pa
         done = build(dunnage, here, *arguments(form, here / "result"), "tree")
         assert done.status == 255 and "secret" in done.err, (form, done)
         assert listing(here) == {"tree"}
+
+
+@pytest.mark.requirement("LAY-60", "LAY-66")
+def test_names_that_remove_others_in_a_layer_are_refused(dunnage: Front, here: Path) -> None:
+    (here / "tree").mkdir()
+    (here / "tree/.wh.etc").write_text("")
+    for form in (*FORMS, "sandbox"):
+        done = build(dunnage, here, *arguments(form, here / "result"), "tree")
+        assert done.status == 255 and '.wh.etc": in a layer, such a name removes another one' in done.err, done
+    assert listing(here) == {"tree"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")
+def test_a_directory_that_cannot_be_read(front: Front, here: Path) -> None:
+    (here / "tree").mkdir(mode=0o311)
+    for form in TARGETS:
+        assert "EACCES" in build(front, here, *arguments(form, here / "result"), "tree").refused()
+    assert listing(here) == {"tree"}
+
+
+@pytest.mark.requirement("LAY-122")
+@pytest.mark.parametrize("form", ["oci-archive", "docker-archive", "sandbox", "squashfs"])
+def test_what_the_machine_does_not_allow_is_said(dunnage: Front, here: Path, form: str) -> None:
+    """Files that are larger than the limit of the account."""
+    need("squashfs-tools")
+    (here / "tree").mkdir()
+    (here / "tree/large").write_bytes(os.urandom(1 << 20))
+    done = dunnage("-q", "build", *arguments(form, here / "result"), "tree", cwd=here, env={"PATH": PATH},
+                   preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16)))
+    assert "mistake" not in done.refused() and listing(here) == {"tree"}, done
 
 
 def test_configuration_of_the_image_stays(dunnage: Front, sources: dict[str, str], here: Path) -> None:

@@ -20,7 +20,7 @@ from dunnage.errors import DunnageError
 from dunnage.host.tree import DiskTree
 from dunnage.image import sif
 from dunnage.image.file import ImageFile
-from dunnage.messages import errno_name, escape
+from dunnage.messages import errno_name, escape, remedy
 from dunnage.oci import document, scripts
 from dunnage.oci.attributes import Files
 from dunnage.oci.document import Config, Platform
@@ -94,7 +94,7 @@ def from_directory(
     mounted  places in it, relative to it, where other file systems are
     ours     nobody changed it since it was unpacked, so that a file made of it can be the same each time
     """
-    with _staged(target, wishes) as stage, _opened(path) as root:
+    with _opened(path) as root, _staged(target, wishes) as stage:
         if target.form == SANDBOX:
             _copied(root, path, stage, wishes)
         else:
@@ -175,14 +175,18 @@ def _described(root: int, wishes: Wishes) -> tuple[Config | None, bytes]:
 @contextlib.contextmanager
 def _staged(target: Target, wishes: Wishes) -> Iterator[Staging]:
     """Beside the target, published when all went well."""
+    shown = escape(target.path)
     target.refuse_existing(wishes.force)
-    with beside(target.path, f"{target.form} {escape(target.path)}") as stage:
-        yield stage
-        try:
+    try:
+        with beside(target.path, f"{target.form} {shown}") as stage:
+            yield stage
             stage.publish(replace=wishes.force)
-        except FileExistsError:
-            raise DunnageError(f"write '{escape(target.path)}'", "EEXIST, somebody made it meanwhile",
-                               "give --force to replace it") from None
+    except FileExistsError:
+        raise DunnageError(f"write '{shown}'", "EEXIST, somebody made it meanwhile",
+                           "give --force to replace it") from None
+    except OSError as error:
+        name = errno_name(error.errno or 0)
+        raise DunnageError(f"make '{shown}'", name, remedy(name)) from None
 
 
 @contextlib.contextmanager
@@ -218,7 +222,10 @@ def _scratch_file(stage: Staging, wishes: Wishes) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _opened(path: bytes, place: int | None = None) -> Iterator[int]:
-    root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+    try:
+        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+    except OSError as error:
+        raise DunnageError(f"read the directory '{escape(path)}'", errno_name(error.errno or 0)) from None
     try:
         yield root
     finally:

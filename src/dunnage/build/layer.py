@@ -19,6 +19,7 @@ from dunnage.oci.tree import PLACE
 BLOCK = 512
 PIECE = 1 << 20
 OCTAL = {8: 8**7, 12: 8**11}  # what fits not into a field of so many bytes
+WHITEOUT = b".wh."
 REGULAR, HARD_LINK, LINK, DIRECTORY, FIFO, EXTENDED = b"0", b"1", b"2", b"5", b"6", b"x"
 
 
@@ -51,6 +52,9 @@ def pack(root: int, out: Sink) -> Packed:
     out.write(_header(b"./", os.fstat(root), DIRECTORY))
     for directory, name, path, found in walk(root):
         packed.entries += 1
+        if name.startswith(WHITEOUT):
+            raise DunnageError(f'pack "{escape(path)}"', "in a layer, such a name removes another one",
+                               "rename it, or make a SIF or squashfs file")
         if stat.S_ISDIR(found.st_mode):
             out.write(_header(path + b"/", found, DIRECTORY, more=_attributes(directory, name, path)))
         elif stat.S_ISLNK(found.st_mode):

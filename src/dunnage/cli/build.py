@@ -5,12 +5,13 @@ import os
 
 from dunnage.build import convert
 from dunnage.build.target import target
-from dunnage.cli.fetching import is_reference, made, opened, refuse_elsewhere, wishes, working
+from dunnage.cli.fetching import made, opened, refuse_elsewhere, wishes, working
 from dunnage.cli.progress import Display
 from dunnage.errors import DunnageError
 from dunnage.host import facts
 from dunnage.host.tree import HostDisk
 from dunnage.image.file import ImageFile
+from dunnage.image.reference import is_elsewhere
 from dunnage.messages import escape
 
 TYPE_CHECKING = False
@@ -28,7 +29,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         refuse_elsewhere(source, "build from")
         goal = target(place, options.sandbox)
         digest = ""
-        if is_reference(source):
+        if is_elsewhere(source):
             goal.refuse_existing(options.force)
             digest = made(call, "build", source, goal, options, display)
         else:

@@ -36,16 +36,8 @@ if TYPE_CHECKING:
     from dunnage.host.site import SitePolicy
     from dunnage.plan.options import Options
 
-# What stands before the colon of a reference; everything else is a path.
-SCHEMES = ("docker", "oras", "oci", "oci-archive", "docker-archive")
-
 HEAD = 4096  # bytes of a file that may be a definition
 ELSEWHERE = ("library", "shub", "http", "https", "docker-daemon", "docker-ssh", "instance")
-
-
-def is_reference(text: bytes) -> bool:
-    scheme, colon, _ = text.partition(b":")
-    return bool(colon) and scheme.decode("utf-8", "replace") in SCHEMES
 
 
 def refuse_elsewhere(text: bytes, what: str) -> None:

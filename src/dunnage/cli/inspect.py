@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dunnage.cli.fetching import fetched, is_reference, opened, refuse_elsewhere
+from dunnage.cli.fetching import fetched, opened, refuse_elsewhere
 from dunnage.cli.parse import usage
 from dunnage.cli.progress import Display
 from dunnage.errors import IMAGE, DunnageError
 from dunnage.host.tree import DiskTree
 from dunnage.image.file import ImageFile
+from dunnage.image.reference import is_elsewhere
 from dunnage.messages import answer, escape
 from dunnage.oci import attributes, scripts
 from dunnage.oci.attributes import Configuration, Files, Reader
@@ -56,7 +57,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
 def reader(call: Call, image: bytes, options: Options, voice: Voice) -> Iterator[Reader]:
     """Whatever form the image has; of a reference nothing but its documents is fetched."""
     refuse_elsewhere(image, "inspect")
-    if is_reference(image):
+    if is_elsewhere(image):
         with fetched(call, image, "inspect", options, Display(voice, "", "none")) as (_, described):
             if described.config is None:
                 raise DunnageError(f"inspect '{escape(image)}'", "it is a SIF file, which has to be fetched for that",

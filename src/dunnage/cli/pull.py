@@ -4,9 +4,10 @@ from __future__ import annotations
 import os
 
 from dunnage.build.target import target
-from dunnage.cli.fetching import is_reference, made, refuse_elsewhere, working
+from dunnage.cli.fetching import made, refuse_elsewhere, working
 from dunnage.cli.parse import usage
 from dunnage.cli.progress import Display
+from dunnage.image.reference import is_elsewhere
 from dunnage.messages import escape
 
 TYPE_CHECKING = False
@@ -22,7 +23,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     display = Display(voice, os.fsdecode(reference), options.progress)
     with working(display):
         refuse_elsewhere(reference, "pull")
-        if not is_reference(reference):
+        if not is_elsewhere(reference):
             raise usage(f"'{escape(reference)}' is no reference to an image",
                         "write docker://NAME:TAG, or `build` from a file or directory")
         name = (given[0] if given else options.output) or default_name(reference, options.sandbox)
