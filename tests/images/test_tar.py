@@ -390,6 +390,17 @@ def test_malformed_records_are_refused(content: bytes) -> None:
         entries(extended(b"x", content), file("a"))
 
 
+@requirement("LAY-33", "REG-55")
+@pytest.mark.parametrize("kind", ["x", "L", "K"])
+def test_what_fills_the_block_of_a_record_is_zeros(kind: str) -> None:
+    """Python's tarfile takes a name to be as long as what is there."""
+    record = extended(kind.encode(), pax({b"comment": b"c"}) if kind == "x" else b"name")
+    assert len(names(record, file("a"))) == 1
+    for place in (BLOCK + 14, len(record) - 1):
+        with refused("LAY-33", "follows"):
+            entries(record[:place] + b"x" + record[place + 1:], file("a"))
+
+
 @requirement("LAY-33")
 def test_nul_is_refused_but_in_values_of_attributes() -> None:
     assert entry(file("a", xattrs={"security.capability": b"\1\0\0\2"})).xattrs == {b"security.capability": b"\1\0\0\2"}

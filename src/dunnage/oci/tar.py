@@ -128,11 +128,12 @@ class Reader:
         """Of a record that is not a file."""
         if size > self._limits.extended:
             raise Refused("LAY-09", f"{what} of an entry has {size} bytes, {self._limits.extended} are allowed")
-        found = self._take(size)
-        if len(found) < size:
+        found = self._take(size + -size % BLOCK)
+        if len(found) % BLOCK or len(found) < size:
             raise Refused("LAY-30", TRUNCATED)
-        self._skip(-size % BLOCK)
-        return found
+        if found[size:].strip(b"\0"):  # Python's tarfile reads on there
+            raise Refused("LAY-33", f"something follows {what} in its block")
+        return found[:size]
 
     def write_to(self, file: int, entry: Entry) -> None:
         """The current entry's content into a new file; holes, and long runs of zeros, become holes."""
