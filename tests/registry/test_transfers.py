@@ -67,6 +67,15 @@ def test_what_may_pass_is_tried_again_with_growing_pauses(part: str, answer: Ans
         assert "trying again in 8 s" in said(given)
 
 
+def test_people_are_told_when_it_takes_longer() -> None:
+    with Scripted() as server:
+        server.serve(NAME, shelf())
+        server.next("GET", LARGE_PATH, *[status(503)] * 3)
+        given = access(server.host)
+        pull(source(server.host, given))
+        assert [level for level, text in given.voice.lines] == ["verbose", "info", "info"]  # type: ignore[attr-defined]
+
+
 @requirement("LAY-95")
 @pytest.mark.parametrize("answer", PASSING, ids=range(len(PASSING)))
 @pytest.mark.parametrize("part", ["/manifests/sha256", LARGE_PATH], ids=["document", "layer"])

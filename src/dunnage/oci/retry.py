@@ -11,7 +11,7 @@ from dunnage.oci.digest import shown
 from dunnage.oci.refusal import Refused
 
 AGAIN = (408, 429, 500, 502, 503, 504)  # answers that another attempt may change
-MUTE = 10.0  # seconds of waiting from which on people are told
+MUTE = 3.0  # seconds of waiting, together, from which on people are told
 
 
 class Voice(Protocol):
@@ -128,7 +128,7 @@ class Budget:
         if seconds >= self.left():
             raise self.over()
         self._attempts += 1
-        tell = self._voice.info if seconds >= MUTE else self._voice.verbose
+        tell = self._voice.info if self._waited + seconds >= MUTE else self._voice.verbose
         tell(f"{reason}: trying again in {seconds:.0f} s")
         self.clock.sleep(seconds)
         self._waited += seconds
