@@ -17,7 +17,10 @@ from containers.front import PATH, Front
 from containers.images import squashfs
 from containers.launch import Ended
 from dunnage.image import sif
+from images.making import Shelf, digest
+from images.test_pull import sif_in
 from launcher.test_supervision import eventually
+from registry.servers import Scripted
 
 pytestmark = pytest.mark.kernel
 
@@ -291,3 +294,22 @@ def test_damaged_image_that_python_cannot_read(dunnage: Front, unreadable: Path)
     done = hidden(dunnage, "exec", *PLAIN, unreadable, "/bin/payload", "cat", "/file")
     assert done.status == 255 and done.err.count("\n") == 1 and "cannot open the image" in done.err, done
     assert not holders(unreadable)
+
+
+# ---- fetched from a registry ----
+
+@pytest.mark.requirement("CLI-38", "CLT-11", "LAY-21")
+def test_sif_file_of_a_registry_is_shown_and_kept(front: Front, files: dict[str, Path], tmp_path: Path) -> None:
+    """Fetched once, never unpacked, and in the cache as long as it is used."""
+    shelf = Shelf()
+    sif_in(shelf, files["SIF"].read_bytes(), "t")
+    with Scripted() as registry:
+        registry.serve("a", shelf)
+        words = ["exec", *PLAIN, "--no-https", f"oras://{registry.host}/a:t", "/bin/payload", "cat", "/file"]
+        environment = {"PATH": PATH, "APPTAINER_CACHEDIR": str(tmp_path)}
+        for _ in range(2):
+            done = front(*words, env=environment)
+            assert done.status == 0 and done.out == "f\n" and "temporary sandbox" not in done.err, done
+        assert len(registry.asked("GET", f"/blobs/{digest(files['SIF'].read_bytes())}")) == 1
+        done = front(words[0], "--unsquash", *words[1:], env=environment)
+        assert done.status == 0 and done.out == "f\n" and "temporary sandbox" in done.err, done
