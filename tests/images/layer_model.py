@@ -145,12 +145,12 @@ def _apply(root: Folder, parts: list[bytes], member: Member) -> None:
     elif member.flag == LINK:
         above.inside[name] = Leaf(0, time, b"", member.link)
     elif member.flag == HARD_LINK:
-        above.inside[name] = _target(root, member, above, old)
+        above.inside[name] = _target(root, member, above, name, old)
     else:
         above.inside.pop(name, None)
 
 
-def _target(root: Folder, member: Member, above: Folder, old: Optional[Node]) -> Leaf:
+def _target(root: Folder, member: Member, above: Folder, name: bytes, old: Optional[Node]) -> Leaf:
     parts = _parts(member.link)
     if not parts or b".." in parts or parts == _parts(member.name):
         raise Refusal
@@ -159,7 +159,7 @@ def _target(root: Folder, member: Member, above: Folder, old: Optional[Node]) ->
     except Nowhere:
         raise Refusal from None
     found = way[-1].inside.get(parts[-1])
-    if not isinstance(found, Leaf):
+    if not isinstance(found, Leaf) or (way[-1] is above and parts[-1] == name):
         raise Refusal
     if isinstance(old, Folder) and any(folder is old for folder in way):
         raise Refusal  # it would replace the directory that its target is in

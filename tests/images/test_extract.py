@@ -148,6 +148,7 @@ REFUSALS: list[Any] = [
     ("LAY-51", "a hard link to a name outside", [[hard_link("hl", "/VICTIM/secret")]]),
     ("LAY-51", "a hard link to itself", [[hard_link("hl", "hl")]]),
     ("LAY-51", "a hard link to itself, written otherwise", [[file("hl")], [hard_link("hl", "./hl")]]),
+    ("LAY-51", "a hard link to itself, through a link", [[link("a", ".."), hard_link("a/a", "a")]]),
     ("LAY-51", "a hard link to a directory", [[directory("etc"), hard_link("hl", "etc")]]),
     ("LAY-51", "a hard link to a directory of a lower layer", [BASE, [hard_link("hl", "etc")]]),
     ("LAY-51", "a hard link to the root", [[hard_link("hl", "/")]]),

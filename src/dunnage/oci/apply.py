@@ -287,13 +287,15 @@ class Application:
             raise Refused("LAY-50", f"the hard link's target: {refused.reason}", entry=entry.name) from None
         if not parts:
             raise Refused("LAY-51", "a hard link to the root", entry=entry.name)
-        if b"/".join(parts) == above.below(name):
+        if parts == components(entry.name, self._limits):
             raise Refused("LAY-51", "a hard link to itself", entry=entry.name)
         self.tree.pinned = above
         try:
             there, found = self._find(parts, entry)
             if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
                 raise Refused("LAY-51", "a hard link to a directory", entry=entry.name)
+            if there.path == above.path and parts[-1] == name:
+                raise Refused("LAY-51", "a hard link to itself, through a symbolic link", entry=entry.name)
             self._join(entry, there, parts[-1], found, above, name)
         finally:
             self.tree.pinned = None
