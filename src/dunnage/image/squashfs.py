@@ -35,10 +35,12 @@ _MODES = {DIRECTORY: 0o040000, FILE: 0o100000, LINK: 0o120000, BLOCK: 0o060000, 
 _KINDS = {DIRECTORY: "dir", LINK: "link"}
 
 MOST_LISTING = 64 << 20  # bytes of one directory
+MOST_PART = 4 << 20      # and of one that has no index, or between two places of its index
 MOST_NAME, MOST_LINK = 255, 4095
 # Bytes that may be decompressed; one that Python takes apart counts more. Seconds for an image that is made to be slow.
 BUDGET, PARSED = 1 << 30, 8
-MOST_KEPT = 512  # blocks of metadata, and directories, that are remembered
+MOST_KEPT = 512  # blocks of metadata, and paths, that are remembered
+MOST_NAMES = 100_000  # the same of directories, in names
 
 _COMMON = Struct("<4HII")
 _BASIC_DIRECTORY, _DIRECTORY = Struct("<IIHHI"), Struct("<4IHHI")
@@ -90,7 +92,7 @@ class Squashfs:
     __slots__ = (
         "fd", "offset", "shown", "inodes", "time", "block_size", "fragments", "compressor", "ids", "used", "attributes",
         "_root", "_inode_table", "_directory_table", "_fragment_table", "_id_table", "_ends", "_inflate", "_left",
-        "_owners", "_blocks", "_paths", "_slices", "_indexes", "_last",
+        "_owners", "_blocks", "_paths", "_slices", "_indexes", "_names", "_last",
     )
 
     def __init__(self, fd: int, offset: int, size: int, name: bytes = b"", budget: int = BUDGET) -> None:
@@ -136,6 +138,7 @@ class Squashfs:
         self._paths: dict[bytes, Inode] = {}
         self._slices: dict[tuple[int, int], Entries] = {}
         self._indexes: dict[int, list[tuple[bytes, int, int]]] = {}
+        self._names = 0
         self._last = (-1, b"")  # fragment block that was read last
         self.root()
 
@@ -267,12 +270,13 @@ class Squashfs:
 
     def entries(self, directory: Inode) -> Iterator[tuple[bytes, int, int]]:
         """(name, reference of the inode, type) of each; DunnageError for a name twice."""
-        seen: set[bytes] = set()
-        for number in range(len(self._index(directory))):
+        index = self._index(directory)
+        for number, (first, _, _) in enumerate(index):
+            after = index[number + 1][0] if number + 1 < len(index) else None
             for name, (ref, kind) in self._slice(directory, number).items():
-                if name in seen:
-                    raise self._bad(f"a directory holds '{escape(name)}' twice")
-                seen.add(name)
+                # What the index leads to is what is found there, so that no name is in two parts.
+                if name < first or (after is not None and name >= after):
+                    raise self._bad("the index of a directory is broken")
                 yield name, ref, kind
 
     def _slice_of(self, directory: Inode, name: bytes) -> Entries:
@@ -306,9 +310,10 @@ class Squashfs:
             at += length + 1
             if offset == found[-1][1]:
                 continue
+            if name <= found[-1][0]:
+                raise self._bad("the index of a directory is broken")
             found.append((name, offset, start))
-        if len(self._indexes) > MOST_KEPT:
-            self._indexes.clear()
+        self._remember(len(found))
         self._indexes[directory.ref] = found
         return found
 
@@ -320,16 +325,24 @@ class Squashfs:
         index = self._index(directory)
         _, begin, block = index[number]
         end = index[number + 1][1] if number + 1 < len(index) else max(directory.size - 3, 0)
+        if end - begin > MOST_PART:
+            raise self._bad(f"a part of a directory takes {end - begin} bytes")
         found = {}
         try:
             self._parse(self._metadata(self._directory_table, block, (directory.offset + begin) % METADATA, end - begin)
                         if end > begin else b"", found)
         except error:
             raise self._bad("a directory is broken") from None
-        if len(self._slices) > MOST_KEPT:
-            self._slices.clear()
+        self._remember(len(found))
         self._slices[key] = found
         return found
+
+    def _remember(self, names: int) -> None:
+        self._names += names + 1
+        if self._names > MOST_NAMES:
+            self._indexes.clear()
+            self._slices.clear()
+            self._names = names + 1
 
     def _parse(self, data: bytes, found: Entries) -> None:
         self._charge(len(data) * PARSED)
