@@ -17,8 +17,10 @@ from containers.front import PATH, Front
 from containers.launch import Ended, finish
 from dunnage.oci.refusal import escape
 from dunnage.oci.store import Store
-from images.making import Image, Shelf, fifo, file, layer
+from images.making import Image, Shelf, digest, fifo, file, layer
 from images.pulling import FORMS, image, write
+from images.test_pull import sif_in
+from odd import mounting  # noqa: F401 - what FUSE needs is probed there
 from registry.servers import Scripted, cut
 
 pytestmark = pytest.mark.kernel
@@ -155,6 +157,34 @@ def test_payload_is_told_name_and_place(account: Account, shelf: dict[str, str])
     container, name = done.lines
     assert container == str(account.cache / "images" / account.kept[0] / "tree")
     assert name == "layout:t"
+
+
+@requirement("CLI-38")
+def test_sif_file_of_a_registry_is_kept_and_shown_not_unpacked(account: Account, shelf: dict[str, str]) -> None:
+    need("squashfs-tools")
+    need("squashfuse")
+    file = account.place / "image.sif"
+    assert account("pull", file, shelf["oci"]).status == 0
+    assert account("cache", "clean", "--force").status == 0
+    made = Shelf()
+    sif_in(made, file.read_bytes(), "t")
+    with Scripted() as registry:
+        registry.serve("some/sif", made)
+        found = f"oras://{registry.host}/some/sif:t"
+        for number in ("1", "2"):
+            done = account("exec", "--no-https", found, "sh", "-c", f"cat /etc/new; echo {number} $APPTAINER_NAME")
+            assert done.status == 0 and done.out == f"new\n{number} sif:t\n" and SANDBOX not in done.err, done
+        assert len([request for request in registry.asked("GET", "/blobs/")
+                    if digest(file.read_bytes()) in request.target]) == 1
+    assert len(account.kept) == 1 and account.kept[0].startswith("file-")
+
+
+@pytest.mark.parametrize("reference, named", [
+    ("oci:/nonexistent", "/nonexistent"), ("docker-archive:/nonexistent.tar:t", "/nonexistent.tar"),
+    ("docker://UPPER", "docker://UPPER"), ("oci:x", "'x'")])
+def test_reference_that_leads_nowhere_is_named(front: Front, tmp_path: Path, reference: str, named: str) -> None:
+    account = Account(front, tmp_path)
+    assert named in account("exec", reference, "true").refused() and account.kept == []
 
 
 # -- while it runs -------------------------------------------------------------------------------

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from typing import TYPE_CHECKING
 
 from dunnage.errors import DunnageError
@@ -80,7 +79,7 @@ def temporary(given: bytes, environment: Mapping[bytes, bytes]) -> bytes:
     found = environment.get(b"TMPDIR", b"")
     if found.startswith(b"/") and os.path.isdir(found):
         return found.rstrip(b"/")
-    return os.fsencode(tempfile.gettempdir())
+    return b"/tmp"
 
 
 def _absolute(path: bytes, origin: str) -> bytes:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 from dunnage import libraries
 from dunnage.build import cache
 from dunnage.build.access import access
-from dunnage.build.unpack import unpack
 from dunnage.errors import IMAGE
 from dunnage.image.reference import last_part
-from dunnage.oci import progress, record, retry, store
+from dunnage.oci import progress, retry, store
 from dunnage.oci.digest import Digest, parse
 from dunnage.oci.document import MANIFESTS, SIF_LAYER, Descriptor, Platform
 from dunnage.oci.forms import open_source
@@ -146,6 +145,9 @@ class _Request:
         )
 
     def _unpacked(self, image: Image, entry: int) -> Details:
+        from dunnage.build.unpack import unpack
+        from dunnage.oci import record
+
         if self._runs:
             self._listener.info(f"unpacking {escaped(os.fsencode(image.reference))} to a temporary sandbox, which is "
                                 "kept in the cache")

@@ -8,7 +8,6 @@ import dunnage
 from dunnage.build.obtain import Obtained, obtain
 from dunnage.cli.progress import Display
 from dunnage.host import site
-from dunnage.launch import staying, terminal
 from dunnage.messages import escape
 from dunnage.oci.staging import in_order
 
@@ -38,6 +37,8 @@ def unpacked(call: Call, options: Options, unshown: Unshown, voice: Voice, runs:
 
 def stay(call: Call, plan: bytes, image: Obtained, caller: int = 0) -> int:
     """Until the image can be removed; our exit code, if we do not die as the payload did."""
+    from dunnage.launch import staying, terminal
+
     try:
         status = staying.run(plan, call.launcher, call.fd, caller)
     finally:

@@ -16,7 +16,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import signal
 import stat
 import sys
@@ -291,7 +290,7 @@ def _read(file: int) -> Record | None:
 def _made(parent: int, result: bytes, goal: str) -> tuple[bytes, int, int]:
     """Name, directory and lock of a new staging directory."""
     for _ in range(ATTEMPTS):
-        name = PREFIX + secrets.token_hex(8).encode()
+        name = PREFIX + os.urandom(8).hex().encode()
         try:
             directory = new_directory(parent, name)
         except (FileExistsError, FileNotFoundError):  # taken; or taken for a leftover already
