@@ -7,6 +7,7 @@ import socket
 import stat
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from dunnage.host.tree import DiskTree
 from dunnage.image import directory, inflate
 from dunnage.image.squashfs import Inode, Squashfs, Unsupported
 from images.squashing import COMPRESSORS, FIELDS, PLAIN, change, field, metadata, opened, squash
+
+SOURCES = Path(directory.__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +221,23 @@ def test_looking_up_reads_little(tree: Path, tmp_path: Path) -> None:
             assert found.lstat(b"/d%d/file-with-a-long-name-50" % number) is not None
         assert few < len(found._blocks) / 3
     assert field(path.read_bytes(), "inodes") == 4041
+
+
+@pytest.mark.requirement("D8")
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+def test_looking_up_imports_little(tree: Path, tmp_path: Path, compressor: str) -> None:
+    """A launch waits for it. Of zstandard the compiled half is enough; all of it takes longer than the launch."""
+    path = squash(tree / "etc", tmp_path / "image", "-comp", compressor)
+    code = (
+        f"import sys; sys.path.insert(0, {str(SOURCES)!r}); import posix; before = set(sys.modules)\n"
+        "from dunnage.image.squashfs import Squashfs\n"
+        f"file = posix.open({str(path)!r}, posix.O_RDONLY)\n"
+        "image = Squashfs(file, 0, posix.fstat(file).st_size)\n"
+        "assert image.read_file(b'/passwd', 100) == b'root:x:0:0::/root:/bin/sh\\n'\n"
+        "print(*(name for name in set(sys.modules) - before if not name.startswith('dunnage')))")
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    assert set(done.stdout.split()) <= {
+        "struct", "_struct", "zlib", "_lzma", "zstandard.backend_c", "errno", "__future__"}
 
 
 def test_a_compressor_that_nobody_has_is_told_from_a_broken_image(tree: Path, tmp_path: Path) -> None:
