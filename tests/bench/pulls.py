@@ -17,6 +17,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -88,9 +89,10 @@ TOOLS = (
          "igzip -d -c | tee >(sha256sum > inner) | tar -x -C tree || exit; done", ("curl", "igzip", "tar")),
     Tool(UMOCI, "skopeo copy -q --src-tls-verify=false docker://{ref} oci:layout:t && "
          "umoci unpack --rootless --image layout:t tree", ("skopeo", "umoci"), ("umoci", "--version")),
-    Tool("podman pull (vfs)", "exec podman --root $PWD/root --runroot $PWD/run --storage-driver vfs "
-         "--storage-opt vfs.ignore_chown_errors=true pull -q --tls-verify=false {ref}", ("podman",),
-         ("podman", "--version")),
+    # It leaves a process that holds the mounts of this run, to which the next one would go.
+    Tool("podman pull (vfs)", "podman=\"podman --root $PWD/root --runroot $PWD/run --storage-driver vfs "
+         "--storage-opt vfs.ignore_chown_errors=true\"; $podman pull -q --tls-verify=false {ref}; result=$?; "
+         "$podman system migrate; exit $result", ("podman",), ("podman", "--version")),
     Tool("ch-image pull", "exec ch-image --tls-no-verify --no-cache -s $PWD/storage pull {secure} tree", ("ch-image",),
          ("ch-image", "--version")),
     Tool(APPTAINER, "APPTAINER_CACHEDIR=$PWD/cache APPTAINER_TMPDIR=$PWD "
@@ -449,6 +451,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="for pulls.md and pulls.json; default: build/bench")
     parser.add_argument("--document", action="store_true", help="also put the result into docs/performance.md")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the registries end with us
     output = arguments.output or (TREE / "build/bench" if os.access(TREE, os.W_OK) else Path("dunnage-bench").resolve())
     print(write_results(measure_everything(arguments), output, arguments.document))
     run.say(f"written to {output}")

@@ -138,6 +138,8 @@ def test_owners_beyond_32_bits_are_refused() -> None:
 def test_times_keep_their_nanoseconds_and_say_when_they_are_before_1970() -> None:
     assert entry(file("old", mtime=-5)).mtime == -1
     assert entry(file("old", mtime=-5, form="gnu")).mtime == -1
+    with refused("LAY-31", "time"):
+        entries(file("old", mtime=-2**64, form="gnu"))
     assert entry(file("late", records=records(mtime=b"99999999999999"))).mtime == 99999999999999 * 10**9
     assert entry(file("exact", records=records(mtime=b"1600000000.123456789"))).mtime == 1600000000123456789
     assert entry(file("short", records=records(mtime=b"1600000000.5"))).mtime == 1600000000500000000

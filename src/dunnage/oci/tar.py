@@ -486,7 +486,9 @@ def _number(field: bytes, what: str) -> int:
 
 def _time(field: bytes) -> int:
     """A time of a header, in nanoseconds; -1 before 1970 (LAY-74)."""
-    return -1 if field[0] == 0xff else _number12(field, "time") * 10**9
+    if field[0] == 0xff and int.from_bytes(field, "big", signed=True) >= -LARGEST:
+        return -1
+    return _number12(field, "time") * 10**9
 
 
 def _decimal(text: bytes, what: str, largest: int = LARGEST) -> int:
