@@ -70,8 +70,10 @@ def tree(top: Path) -> dict[str, tuple[Any, ...]]:
 
 @pytest.mark.kernel
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source, target", [
+    pytest.param(source, target, marks=() if {source, target} & {"directory", "sandbox", "sif"} else pytest.mark.long)
+    for source in SOURCES for target in TARGETS
+])
 def test_every_form_becomes_every_other(
     dunnage: Front, sources: dict[str, str], here: Path, source: str, target: str,
 ) -> None:

@@ -201,9 +201,10 @@ HOSTILE = {
 @pytest.mark.parametrize("what", HOSTILE)
 @pytest.mark.parametrize("sandbox", [True, False])
 def test_a_refused_image_leaves_nothing(
-    front: Front, shelf: dict[str, str], here: Path, tmp_path: Path, what: str, sandbox: bool,
+    dunnage: Front, apptainer: Front, shelf: dict[str, str], here: Path, tmp_path: Path, what: str, sandbox: bool,
 ) -> None:
     found, rule = HOSTILE[what]
+    front = dunnage if sandbox else apptainer
     reference = write(found, "oci", tmp_path / "hostile")
     words = ["--sandbox", "result"] if sandbox else ["result"]
     done = pull(front, here, *words, reference)
