@@ -5,7 +5,8 @@ import os
 
 from dunnage.build import convert
 from dunnage.build.target import target
-from dunnage.cli.fetching import made, opened, refuse_elsewhere, wishes, working
+from dunnage.cli.fetching import made, wishes, working
+from dunnage.cli.opening import opened, refuse_elsewhere
 from dunnage.cli.progress import Display
 from dunnage.errors import DunnageError
 from dunnage.host import facts

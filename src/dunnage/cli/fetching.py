@@ -14,13 +14,10 @@ from dunnage.build.access import access
 from dunnage.build.obtain import obtain
 from dunnage.build.target import SIF, SQUASHFS
 from dunnage.cli.progress import Display, telling
-from dunnage.errors import IMAGE, DunnageError
-from dunnage.host import facts, site
-from dunnage.host.tree import HostDisk
-from dunnage.image import reference
-from dunnage.image.file import ImageFile, take
+from dunnage.errors import DunnageError
+from dunnage.host import site
+from dunnage.image.file import take
 from dunnage.image.reference import Reference
-from dunnage.messages import escape
 from dunnage.oci.forms import open_source
 from dunnage.oci.image import Image, resolve, wanted_platform
 from dunnage.oci.limits import Limits
@@ -35,46 +32,6 @@ if TYPE_CHECKING:
     from dunnage.cli.call import Call
     from dunnage.host.site import SitePolicy
     from dunnage.plan.options import Options
-
-HEAD = 4096  # bytes of a file that may be a definition
-ELSEWHERE = ("library", "shub", "http", "https", "docker-daemon", "docker-ssh", "instance")
-
-
-def refuse_elsewhere(text: bytes, what: str) -> None:
-    """DunnageError for places that other tools know and we do not."""
-    scheme, colon, _ = text.partition(b":")
-    name = scheme.lower().decode("utf-8", "replace")
-    if colon and name in ELSEWHERE:
-        fix = "save it: `docker save NAME > FILE`, and give docker-archive:FILE" if name == "docker-daemon" else \
-            "fetch the file yourself, and give its path" if name in ("http", "https") else \
-            "look for it in a registry, and give docker://NAME or oras://NAME"
-        why = f"ENOTSUP, Dunnage does not fetch {name}: images"
-        raise DunnageError(f"{what} '{escape(text)}'", why, fix, kind=IMAGE)
-
-
-@contextmanager
-def opened(path: bytes, what: str) -> Iterator[ImageFile | Reference]:
-    """An image file, open, or the place of a directory. DunnageError if it is neither."""
-    found = facts.gather()
-    place = reference.find(path, found.cwd, HostDisk(found.mounts), found.mounts)
-    if place.form == "directory":
-        yield place
-        return
-    if _is_definition(place.path):
-        raise DunnageError(f"{what} '{escape(path)}'", "it is a definition file, which this version cannot build",
-                           "give docker://NAME, a directory or an image file")
-    libraries.enable()  # what decompresses
-    with closing(take(place)) as file:
-        yield file
-
-
-def _is_definition(path: bytes) -> bool:
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            head = file.read(HEAD)
-    except OSError:
-        return False
-    return any(line.lower().startswith(b"bootstrap:") for line in head.replace(b" ", b"").splitlines())
 
 
 @contextmanager

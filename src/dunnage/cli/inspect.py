@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from dunnage.cli.fetching import fetched, opened, refuse_elsewhere
+from dunnage.cli.opening import opened, refuse_elsewhere
 from dunnage.cli.parse import usage
-from dunnage.cli.progress import Display
 from dunnage.errors import IMAGE, DunnageError
 from dunnage.host.tree import DiskTree
 from dunnage.image.file import ImageFile
@@ -58,6 +57,9 @@ def reader(call: Call, image: bytes, options: Options, voice: Voice) -> Iterator
     """Whatever form the image has; of a reference nothing but its documents is fetched."""
     refuse_elsewhere(image, "inspect")
     if is_elsewhere(image):
+        from dunnage.cli.fetching import fetched
+        from dunnage.cli.progress import Display
+
         with fetched(call, image, "inspect", options, Display(voice, "", "none")) as (_, described):
             if described.config is None:
                 raise DunnageError(f"inspect '{escape(image)}'", "it is a SIF file, which has to be fetched for that",

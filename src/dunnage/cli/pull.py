@@ -4,7 +4,8 @@ from __future__ import annotations
 import os
 
 from dunnage.build.target import target
-from dunnage.cli.fetching import made, refuse_elsewhere, working
+from dunnage.cli.fetching import made, working
+from dunnage.cli.opening import refuse_elsewhere
 from dunnage.cli.parse import usage
 from dunnage.cli.progress import Display
 from dunnage.image.reference import is_elsewhere
