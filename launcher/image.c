@@ -21,7 +21,8 @@
 #include "launch.h"
 
 #define ADDRESS_SPACE ((rlim_t)2 << 30)
-enum { FILE_FD = 3, FUSE_FD = 4, /* of the server */ LAST_WAIT = 2, /* seconds */ WORDS = 1 << 16 };
+enum { FILE_FD = 3, FUSE_FD = 4, /* of the server */ LAST_WAIT = 2, /* seconds */ WORDS = 1 << 16,
+	PATIENCE = 10000 };
 
 struct server {
 	const struct record *record;
@@ -323,6 +324,14 @@ static bool exiting(pid_t pid) {
 	for (int i = 0; field && i < FLAGS; i++)
 		field = strchr(field + 1, ' ');
 	return field && strtoul(field, NULL, 10) & PF_EXITING;
+}
+
+int64_t servers_patience(void) {
+	return server_count ? PATIENCE : 0;
+}
+
+void servers_slow(void) {
+	inform("still waiting for the image %s; it is read through the file system that it lies in", path_of(servers));
 }
 
 void servers_keep(void) {

@@ -74,6 +74,7 @@ _Noreturn void die_stale(unsigned request, const char *inside, int error, const 
 const char *renewal(const char *otherwise);
 _Noreturn void die_sentence(const char *sentence_dunnage, const char *sentence_foreign, const char *fix);
 void warn(const char *format, ...) PRINTF(1, 2);
+void inform(const char *format, ...) PRINTF(1, 2);
 void note(const char *format, ...) PRINTF(1, 2);
 
 /* ---- supervise.c: outer process, init, and what is told of a run ---- */
@@ -115,6 +116,9 @@ void image_answers(const struct record *record, int top);
 bool server_ended(pid_t pid, int status, bool in_use);
 /* Their last words, for the process that stays beside them. */
 void servers_keep(void);
+/* Milliseconds after which people should be told what a start waits for; 0: not for an image. */
+int64_t servers_patience(void);
+void servers_slow(void);
 /* In a process that is not their parent. */
 void servers_disown(void);
 /* Says so if one ended before, and the payload still needed it. */

@@ -187,7 +187,7 @@ static void say(unsigned level, const char *word, const char *format, va_list ar
 	if (speech.foreign)
 		appendf(&text, "%s:%*s%s", word, (int)(8 - strlen(word)), "", body.bytes);
 	else
-		appendf(&text, "%s: %s%s", speech.name, level < 4 ? "warning: " : "", body.bytes);
+		appendf(&text, "%s: %s%s", speech.name, *word == 'W' ? "warning: " : "", body.bytes);
 	emit(&text);
 }
 
@@ -195,6 +195,13 @@ void warn(const char *format, ...) {
 	va_list arguments;
 	va_start(arguments, format);
 	say(2, "WARNING", format, arguments);
+	va_end(arguments);
+}
+
+void inform(const char *format, ...) {
+	va_list arguments;
+	va_start(arguments, format);
+	say(2, "INFO", format, arguments);
 	va_end(arguments);
 }
 

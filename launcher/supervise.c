@@ -205,7 +205,7 @@ static bool about_to;      /* the payload's process was about to execute it */
 static bool executed;      /* the payload runs */
 static bool start_failed;
 static char failure[LARGEST_MESSAGE];
-static int64_t wall_end, kill_at, last_at, cpu_limit; /* milliseconds since we began; 0: none */
+static int64_t wall_end, kill_at, last_at, slow_at, cpu_limit; /* milliseconds since we began; 0: none */
 static int64_t cpu_grace, wall_grace;
 static int processes = -1; /* /proc of the new pid namespace */
 
@@ -688,7 +688,7 @@ static void reap(void) {
 
 static int next_event(void) {
 	int64_t next = INT_MAX, here = milliseconds();
-	const int64_t at[] = {wall_end, kill_at, last_at};
+	const int64_t at[] = {wall_end, kill_at, last_at, slow_at};
 	for (size_t i = 0; i < sizeof at / sizeof *at; i++)
 		if (at[i] && at[i] - here < next)
 			next = at[i] > here ? at[i] - here : 0;
@@ -728,6 +728,11 @@ static void look_at_the_clock(void) {
 	bool tick = here - ticked >= TICK;
 	if (tick)
 		ticked = here;
+	if (slow_at && (executed || here >= slow_at)) {
+		slow_at = 0;
+		if (!executed)
+			servers_slow();
+	}
 	if (wall_end && here >= wall_end)
 		end_politely(CAUSE_WALL_TIME, wall_grace);
 	if (tick && executed && cpu_limit && processor_time() >= cpu_limit)
@@ -822,6 +827,7 @@ static _Noreturn void outer_process(void) {
 	keep(caller_pidfd);
 	keep(procfs);
 	servers_keep();
+	slow_at = servers_patience();
 	let_go_of_descriptors(!speech.mute);
 	if (!child_is_init)
 		each_child(note_stranger);

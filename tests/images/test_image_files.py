@@ -124,6 +124,15 @@ def test_explain_says_who_shows_it(dunnage: Front, files: dict[str, Path]) -> No
         "explain", files["SIF"], "true").well().out
 
 
+@pytest.mark.requirement("CLI-120")
+def test_image_file_in_a_container_that_has_fuse(dunnage: Front, image: Path, files: dict[str, Path]) -> None:
+    """A container in an image file, started in a container in another one."""
+    top = dunnage.path.parents[2]
+    inner: list[str | Path] = [dunnage.path, "exec", *PLAIN, files["SIF"], "/bin/payload", "cat", "/file"]
+    done = dunnage("exec", "--pwd", "/", "-B", f"{top},{files['SIF'].parent}", "/", *inner)
+    assert done.status == 0 and done.out == "f\n" and not done.err, done
+
+
 # ---- the end ----
 
 @pytest.mark.requirement("R10", "USR-16", "USR-17")

@@ -303,6 +303,36 @@ def test_server_that_closes_its_descriptors(launcher: Launcher, squashed: Path) 
     refused(launcher, of_file(squashed, "echo ran", server), "its server ended; fix: ")
 
 
+@pytest.mark.requirement("HRD-28", "ISO-14", "PRO-26")
+def test_flaw_in_a_server_gives_little(launcher: Launcher, squashed: Path, tmp_path: Path) -> None:
+    """A programme in its place can read the image and its libraries, and do nothing else."""
+    need("Landlock scopes")
+    (tmp_path / "secret").write_text("secret\n")
+    script = f"""
+        read line < {tmp_path}/secret && did=read
+        : > {tmp_path}/made && did=$did,made
+        : > {tmp_path}/secret && did=$did,truncated
+        mkdir {tmp_path}/directory && did=$did,directory
+        kill -0 $PPID && did=$did,signalled
+        IFS= read -r -n 4 magic <&3
+        echo "did: $did, read: $magic, memory: $(ulimit -v)" >&2
+    """
+    server = {"program": "/bin/bash", "arguments": ["-c", script], "reads": LIBRARIES}
+    refused(launcher, of_file(squashed, "echo ran", server), "its server ended: did: , read: hsqs, memory: 2097152")
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
+    assert (tmp_path / "secret").read_text() == "secret\n"
+
+
+@pytest.mark.long
+@pytest.mark.requirement("USR-13", "USR-14")
+def test_slow_image_is_waited_for_and_said_to_be_slow(launcher: Launcher, squashed: Path) -> None:
+    server = {"program": "/bin/sh", "arguments": ["-c", "sleep 12; exit 1"]}
+    done = launcher.run(of_file(squashed, "echo ran", server, speaking="speak apptainer foreign 2 255"))
+    info, fatal = done.err.splitlines()
+    assert info.startswith("INFO:    still waiting for the image ")
+    assert fatal.startswith("FATAL:   Failed to mount image ")
+
+
 @pytest.mark.requirement("UND-361")
 @pytest.mark.parametrize("change", ["replaced", "gone", "directory", "fifo", "link"])
 def test_file_that_is_not_that_of_the_plan(launcher: Launcher, squashed: Path, tmp_path: Path, change: str) -> None:

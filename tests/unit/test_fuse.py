@@ -65,6 +65,10 @@ def test_the_sites_own_choice_is_taken_alone(tmp_path: Path) -> None:
     assert caught.value.fix == "correct `squashfuse path` in /etc/dunnage/dunnage.conf:1"
 
 
+    with pytest.raises(fuse.Unable, match="is no absolute path"):
+        fuse.find(policy("squashfuse path = squashfuse"), b"/usr/bin")
+
+
 @requirement("CNF-23")
 def test_the_site_can_forbid_it() -> None:
     with pytest.raises(fuse.Unable, match="enable fuse = no"):

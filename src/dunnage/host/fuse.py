@@ -70,7 +70,7 @@ def find(policy: SitePolicy, path: bytes) -> bytes:
     """The program; Unable when there is none that can do it."""
     if policy.squashfuse_path:
         program = policy.squashfuse_path.encode("utf-8", "surrogateescape")
-        why = unusable(program)
+        why = unusable(program) if program.startswith(b"/") else "is no absolute path"
         if why:
             raise Unable(f"{escape(program)} {why}", f"correct `squashfuse path` in {policy.origin('squashfuse_path')}")
         return program
