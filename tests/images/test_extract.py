@@ -12,6 +12,7 @@ import pytest
 from dunnage.errors import DunnageError
 from dunnage.oci import record
 from dunnage.oci.limits import GIB, MIB, Limits
+from dunnage.oci.tree import remove
 from images.apart import without
 from images.making import (
     BLOCK_DEVICE,
@@ -325,6 +326,10 @@ def test_two_thousand_levels(staging: Staging, upper: bool) -> None:
         here = inner
     assert sorted(os.listdir(here)) == (["f", "g"] if upper else ["f"])
     os.close(here)
+    area = os.open(staging.area, os.O_RDONLY)
+    remove(area, b"tree")  # pytest could not
+    os.close(area)
+    assert os.listdir(staging.area) == []
 
 
 # ---- metadata ----
@@ -420,6 +425,21 @@ def test_neither_umask_nor_group_nor_default_acl_of_the_place_matters(tmp_path: 
     finally:
         os.umask(mask)
     assert odd.listing() == plain.listing()
+
+
+@pytest.mark.requirement("LAY-71", "LAY-110")
+def test_the_group_of_the_place_is_passed_on_while_it_grows(staging: Staging) -> None:
+    seen = []
+
+    def look() -> None:
+        seen.append({place.relative_to(staging.tree): place.stat().st_mode & 0o7777
+                     for place in (staging.tree / "named", staging.tree / "implied/deep")})
+
+    staging.area.chmod(0o2700)
+    staging.unpack(layer(directory("named"), directory("named/x"), file("implied/deep/f")),
+                   layer(directory("named"), file("named/g"), file("implied/g")), progress=Told(look))
+    assert seen == [{Path("named"): 0o2755, Path("implied/deep"): 0o2755}] * 2
+    assert {mode for kind, mode, *_ in staging.listing().values() if kind == "directory"} == {0o755}
 
 
 @pytest.mark.requirement("LAY-75", "LAY-76")

@@ -46,10 +46,13 @@ class Traits(NamedTuple):
 
     exact    a new file has the mode that was asked for; not so under a default ACL
     folding  names that differ by case only are one
+    group    S_ISGID where directories pass their group on to what is made in them, else 0; they keep it until the end,
+             since quotas may depend on it
     """
 
     exact: bool
     folding: bool
+    group: int
 
 
 class Counts:
@@ -90,7 +93,7 @@ class Application:
     def __init__(
         self, root: int, limits: Limits, notes: Notes, traits: Traits, room: Room, *, special: str = "skip",
     ) -> None:
-        self.tree = Tree(root)
+        self.tree = Tree(root, 0o755 | traits.group)
         self.counts = Counts()
         self.top: Top | None = None
         self.attributes = False  # some were set
@@ -252,7 +255,7 @@ class Application:
             made = self._remade(above, name, mode)
         here = self.tree.made(above, name, _clamped(entry.mtime))
         if not made or not self._traits.exact:
-            os.fchmod(here.file, mode)
+            os.fchmod(here.file, mode | self._traits.group)
         if not made and self.attributes:
             clear_attributes(here.file)
         if entry.xattrs:

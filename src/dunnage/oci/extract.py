@@ -10,6 +10,7 @@ import json
 import os
 import select
 import signal
+import stat
 import sys
 import time
 import warnings
@@ -150,9 +151,23 @@ class _Extraction:
             self._merge()
         around.tally.check(around.limits)  # what each process could only roughly know of the others
         self._application.close()
+        if around.traits.group:
+            self._keep_group_to_itself()
         os.fchmod(around.root, self._mode)
         report.entries, report.size = around.tally.entries(), around.tally.size()
         return report
+
+    def _keep_group_to_itself(self) -> None:
+        """No directory of the tree passes its group on any more."""
+        tree = self._application.tree
+        left = [b""]
+        while left:
+            here = tree.find(left.pop())
+            assert here is not None, "it was listed"
+            os.fchmod(here.file, stat.S_IMODE(os.fstat(here.file).st_mode) & ~stat.S_ISGID)
+            with os.scandir(here.file) as found:
+                left += [here.below(os.fsencode(entry.name)) for entry in found if entry.is_dir(follow_symlinks=False)]
+        tree.close()
 
     # -- processes ------------------------------------------------------------------------------
 
@@ -290,6 +305,6 @@ def _traits(area: int) -> Traits:
         folding = False
     os.unlink(b"trial", dir_fd=area)
     os.mkdir(b"trial", 0o777, dir_fd=area)
-    exact = exact and os.stat(b"trial", dir_fd=area).st_mode & 0o7777 == 0o777
+    mode = stat.S_IMODE(os.stat(b"trial", dir_fd=area).st_mode)
     os.rmdir(b"trial", dir_fd=area)
-    return Traits(exact, folding)
+    return Traits(exact and mode == 0o777, folding, mode & stat.S_ISGID)

@@ -71,11 +71,14 @@ class Directory:
 class Tree:
     """The root, and the directories that were walked to last, which stay open; `close` sets their times.
 
+    mode  of directories that are missing on the way and made
+
     Everything that removes something, or puts something else in its place, calls `forget`.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, mode: int = 0o755) -> None:
         self.root = Directory(b"", root)
+        self._mode = mode
         self.pinned: Optional[Directory] = None  # stays open whatever is walked to
         self._held: dict[bytes, Directory] = {}
         self._links: dict[bytes, bytes] = {}  # names whose way led through a link, and where it led
@@ -213,7 +216,7 @@ class Tree:
                 here.change()
                 os.mkdir(name, 0o755, dir_fd=here.file)
                 here = self.made(here, name, 0)
-                os.fchmod(here.file, 0o755)
+                os.fchmod(here.file, self._mode)
                 continue
             except OSError as error:
                 if error.errno not in (errno.ENOTDIR, errno.ELOOP):
