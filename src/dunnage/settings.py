@@ -279,7 +279,7 @@ OWN: dict[bytes, dict[bytes, Row]] = {
     },
     b"sif": {b"json": (FLAG, "json", ())},
     b"cache": {
-        **{name: row for name, row in FETCHING.items() if name not in (b"disable-cache", b"cache-size", b"tmpdir")},
+        **{name: row for name, row in FETCHING.items() if name not in (b"disable-cache", b"cache-size")},
         b"arch": (VALUE, "arch", ()), b"arch-variant": (VALUE, "arch_variant", ()), b"wait": (FLAG, "wait", ()),
         b"type": (LIST, "types", ()), b"days": (SPEC, "days", ()), b"size": (SPEC, "cache_size", ()),
         b"force": (FLAG, "force", ()), b"dry-run": (FLAG, "dry_run", ()), b"json": (FLAG, "json", ()),

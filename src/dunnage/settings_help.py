@@ -307,6 +307,7 @@ CACHE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
         b"special": SPECIAL,
         **{name: text for name, text in FETCHING.items()
            if name not in (b"disable-cache", b"cache-size", b"tmpdir")},
+        b"tmpdir": ("DIR", "clean: where killed calls with --disable-cache may have left something"),
         b"wait": ("", "fetch: stay until standard input ends; nobody removes the image meanwhile"),
     }),
     ("Which images", {

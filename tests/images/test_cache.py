@@ -13,6 +13,9 @@ import pytest
 
 from containers.front import PATH, Front
 from containers.launch import Ended
+from dunnage.build.cache import place
+from dunnage.errors import DunnageError
+from dunnage.host.site import SitePolicy
 from dunnage.oci import store as stores
 from dunnage.oci.digest import sha256
 from dunnage.oci.progress import Silence
@@ -65,6 +68,31 @@ def _fill(entry: int, name: str) -> Details:
 @pytest.fixture
 def cache(front: Front, tmp_path: Path) -> Cache:
     return Cache(front, tmp_path)
+
+
+@requirement("CLI-55", "REG-58")
+@pytest.mark.parametrize("variables, expected", [
+    ({"APPTAINER_CACHEDIR": "/a", "SINGULARITY_CACHEDIR": "/s", "HOME": "/usr"}, "/a/dunnage"),
+    ({"SINGULARITY_CACHEDIR": "/s/", "XDG_CACHE_HOME": "/x", "HOME": "/usr"}, "/s/dunnage"),
+    ({"APPTAINER_CACHEDIR": " ", "XDG_CACHE_HOME": "/x", "HOME": "/usr"}, "/x/dunnage"),
+    ({"XDG_CACHE_HOME": "relative", "HOME": "/usr/"}, "/usr/.cache/dunnage"),
+    ({"DUNNAGE_CACHEDIR": "/no", "HOME": "/usr"}, "/usr/.cache/dunnage"),
+    ({"HOME": "/", "TMPDIR": "/usr"}, "/usr/dunnage-cache-UID"),
+    ({"HOME": "relative", "TMPDIR": "relative"}, "/tmp/dunnage-cache-UID"),
+    ({"TMPDIR": "/nonexistent"}, "/tmp/dunnage-cache-UID"), ({}, "/tmp/dunnage-cache-UID")])
+def test_place_of_the_cache(variables: dict[str, str], expected: str) -> None:
+    environment = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
+    assert place(SitePolicy(), environment) == os.fsencode(expected.replace("UID", str(os.geteuid())))
+
+
+def test_place_of_the_site_counts_after_that_of_the_account() -> None:
+    policy = SitePolicy()
+    policy.image_cache_dir = "/scratch/"
+    assert place(policy, {b"HOME": b"/usr", b"XDG_CACHE_HOME": b"/x"}) == b"/scratch/dunnage-%d" % os.geteuid()
+    assert place(policy, {b"APPTAINER_CACHEDIR": b"/a"}) == b"/a/dunnage"
+    policy.image_cache_dir = "relative"
+    with pytest.raises(DunnageError, match="not an absolute path"):
+        place(policy, {})
 
 
 def test_list_shows_what_is_kept_and_what_it_takes(cache: Cache) -> None:

@@ -434,8 +434,8 @@ def test_signals_reach_the_payload_beside_which_somebody_stays(
         assert not os.listdir(scratch)
         return
     # Nobody could remove it: whoever comes next does, once the payload has ended with it.
-    until(lambda: account("exec", "--disable-cache", "--tmpdir", scratch, shelf["oci"], "true").status == 0
-          and not os.listdir(scratch))
+    assert account("exec", shelf["oci"], "true").status == 0
+    until(lambda: account("cache", "clean", "--force", "--tmpdir", scratch).status == 0 and not os.listdir(scratch))
 
 
 def test_end_of_the_caller_is_the_end_of_a_payload_beside_which_somebody_stays(

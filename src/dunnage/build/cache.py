@@ -30,6 +30,16 @@ def store(policy: SitePolicy, options: Options, environment: Mapping[bytes, byte
     return Store(place(policy, environment), limit)
 
 
+def collect(given: bytes, environment: Mapping[bytes, bytes]) -> None:
+    """Remove what killed calls left that were not to keep their image."""
+    with contextlib.suppress(OSError):
+        directory = os.open(temporary(given, environment), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            staging.collect(directory)
+        finally:
+            os.close(directory)
+
+
 def _passing(above: bytes) -> Store:
     """What others left there when they were killed goes now."""
     try:

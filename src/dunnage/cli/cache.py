@@ -53,7 +53,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
             answer(_json(as_data(store, place, entries)) if options.json else table + summed(store, entries))
             return 0
         if options.action == b"clean":
-            return _clean(store, entries, options, voice)
+            return _clean(call, store, entries, options, voice)
         return _verify(store, entries, options, voice)
 
 
@@ -142,7 +142,7 @@ def _time(seconds: float) -> str:
 
 # -- clean ---------------------------------------------------------------------------------------
 
-def _clean(store: Store, entries: list[Entry], options: Options, voice: Voice) -> int:
+def _clean(call: Call, store: Store, entries: list[Entry], options: Options, voice: Voice) -> int:
     chosen = entries
     if options.days is not None:
         since = time.time() - options.days * DAY
@@ -158,6 +158,7 @@ def _clean(store: Store, entries: list[Entry], options: Options, voice: Voice) -
         voice.info("nothing was removed")
         return 0
     store.collect()
+    cache.collect(options.tmpdir, call.environment)
     size = 0
     for entry in chosen:
         if store.remove(entry.key):

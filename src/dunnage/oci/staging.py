@@ -235,6 +235,8 @@ def _staged(parent: int) -> Iterator[tuple[bytes, int, int, Record | None]]:
                 continue
             directory = _opened(parent, name)
             try:
+                if os.fstat(directory).st_uid != os.geteuid():  # exchanged meanwhile
+                    raise FileNotFoundError(errno.ENOENT, "")
                 lock, record = _claimed(directory)
             except OSError:
                 os.close(directory)
