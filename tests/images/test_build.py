@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -242,3 +243,22 @@ def test_usage(front: Front) -> None:
     front.usage("build")
     assert "what to build it from" in front.usage("build", "x")
     front.usage("build", "x", "y", "z")
+
+
+@pytest.mark.requirement("CNF-24")
+def test_the_site_says_where_programs_are_and_what_they_may_use(dunnage: Front, here: Path) -> None:
+    real = shutil.which("mksquashfs")
+    assert real
+    (here / "bin").mkdir()
+    (here / "bin/mksquashfs").write_text(f'#!/bin/sh\necho "$@" > {here}/said\nexec {real} "$@"\n')
+    (here / "bin/mksquashfs").chmod(0o755)
+    (here / "tree/etc").mkdir(parents=True)
+    (here / "site.conf").write_text(f"binary path = {here}/bin\nmksquashfs procs = 1\nmksquashfs mem = 64M\n")
+    done = dunnage("-c", here / "site.conf", "build", "--mksquashfs-args", "-comp gzip -processors 2", "x.sif", "tree",
+                   cwd=here, env={"PATH": PATH})
+    assert done.status == 0, done
+    said = (here / "said").read_text()
+    assert "-processors 1 -mem 64M -comp gzip -processors 2" in said and "zstd" not in said
+    (here / "site.conf").write_text(f"binary path = {here}/none\n")
+    line = dunnage.fatal("-q", "-c", here / "site.conf", "build", "y.sif", "tree", cwd=here, env={"PATH": PATH})
+    assert "mksquashfs: ENOENT" in line and not (here / "y.sif").exists()

@@ -50,7 +50,7 @@ class Wishes:
     special  what becomes of FIFOs and devices
     scratch  directory for trees that are packed afterwards, or empty: beside the result
     packing  further arguments of mksquashfs
-    path     where programs are looked for besides the usual places
+    path     where programs are looked for; by default in the usual places
     """
 
     teller: Teller

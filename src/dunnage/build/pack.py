@@ -17,7 +17,7 @@ from dunnage.oci.limits import Limits
 from dunnage.oci.room import Room
 
 PROGRAM = "mksquashfs"
-PLACES = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+PLACES = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"  # what the programs themselves get
 # zstd at its quick levels takes a twentieth of what gzip takes, and packs as tight.
 COMPRESSION = ["-comp", "zstd", "-Xcompression-level", "3"]
 # Owners are not kept, nothing runs as somebody else, and there are no devices (LAY-70, LAY-71, LAY-76).
@@ -35,7 +35,7 @@ def squash(root: int, out: int, *, offset: int = 0, arguments: list[bytes] | Non
     """The tree in an open directory, into an open file from `offset` on. DunnageError if anything is missing then.
 
     arguments   further ones of mksquashfs
-    path        where it is looked for besides the usual places
+    path        where it is looked for; by default in the usual places
     """
     program = find_program(PROGRAM, path)
     more = list(map(os.fsdecode, arguments or []))
@@ -71,12 +71,17 @@ def _attributes(program: str) -> list[str]:
 
 
 def find_program(name: str, path: str) -> str:
-    """In the usual places, and then in those of a PATH. DunnageError if it is nowhere."""
-    found = shutil.which(name, path=f"{PLACES}:{path}")
+    """In the places of a PATH, or else in the usual ones. DunnageError if it is nowhere."""
+    found = shutil.which(name, path=path or PLACES)
     if found is None:
         raise DunnageError(f"run {name}", "ENOENT, it is not installed",
                            "install squashfs-tools, or use directories (--sandbox)")
     return found
+
+
+def search(configured: str, caller: str) -> str:
+    """Where programs are looked for: in the site's `binary path`, or else in the usual places and the caller's PATH."""
+    return ":".join(caller if place == "$PATH" else place for place in (configured or f"{PLACES}:$PATH").split(":"))
 
 
 def _failed(status: int, said: bytes, lost: bytes | None, out: int, more: bool) -> DunnageError:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dunnage.build import cache
 from dunnage.build.obtain import Listener, Obtained
+from dunnage.build.pack import search
 from dunnage.build.unsquash import unsquash
 from dunnage.image import file
 from dunnage.messages import escape
@@ -43,7 +44,8 @@ def unpacked(
                 if runs:
                     listener.info(f"unpacking {escape(image.text)} to a temporary sandbox, which is kept in the cache: "
                                   f"{unshown.reason}")
-                for warning in _unpack(found, entry, options, environment):
+                path = search(policy.binary_path, os.fsdecode(environment.get(b"PATH", b"")))
+                for warning in _unpack(found, entry, options, path):
                     listener.warning(warning)
                 return Details(escaped(image.text), str(digest))
 
@@ -57,10 +59,10 @@ def unpacked(
         found.close()
 
 
-def _unpack(found: ImageFile, entry: int, options: Options, environment: Mapping[bytes, bytes]) -> list[str]:
+def _unpack(found: ImageFile, entry: int, options: Options, path: str) -> list[str]:
     root = new_directory(entry, store.CONTENT[TREE])
     try:
         return unsquash(found.fd, found.offset, root, escape(found.name), size=found.size, special=options.special,
-                        path=os.fsdecode(environment.get(b"PATH", b"")), limits=Limits())
+                        path=path, limits=Limits())
     finally:
         os.close(root)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @contextmanager
 def fetched(call: Call, text: bytes, verb: str, options: Options, display: Display) -> Iterator[tuple[Source, Image]]:
     """The source, open, and the image. Whatever is refused inside tells verb and reference."""
-    with _fetched(call, text, verb, options, display, _policy(options, display)) as found:
+    with _fetched(call, text, verb, options, display, policy_of(options, display)) as found:
         yield found
 
 
@@ -59,7 +59,7 @@ def _fetched(
         raise refused.where(verb=verb, reference=reference) from None
 
 
-def _policy(options: Options, display: Display) -> SitePolicy:
+def policy_of(options: Options, display: Display) -> SitePolicy:
     policy = site.read(options.config, os.fsencode(dunnage.__path__[0]))
     for warning in policy.warnings:
         display.warning(warning)
@@ -74,8 +74,8 @@ def made(call: Call, verb: str, text: bytes, goal: Target, options: Options, dis
     """
     from dunnage.build import convert
 
-    ways = wishes(call, options, display)
-    policy = _policy(options, display)
+    policy = policy_of(options, display)
+    ways = wishes(call, options, display, policy)
     if goal.form in (SIF, SQUASHFS) and not options.disable_cache and _cache_works(policy, call, options, display):
         with closing(obtain(text, verb, options, policy, call.environment, display, runs=False)) as held:
             found = os.stat(held.path)
@@ -107,11 +107,16 @@ def working(display: Display) -> Iterator[None]:
         yield
 
 
-def wishes(call: Call, options: Options, display: Display) -> Wishes:
-    """How options want a result to be made."""
+def wishes(call: Call, options: Options, display: Display, policy: SitePolicy | None = None) -> Wishes:
+    """How options and the site want a result to be made."""
+    from dunnage.build import pack
     from dunnage.build.convert import Wishes
 
+    policy = policy or policy_of(options, display)
+    packing = [b"-processors", b"%d" % policy.mksquashfs_procs] if policy.mksquashfs_procs else []
+    packing += [b"-mem", os.fsencode(policy.mksquashfs_mem)] if policy.mksquashfs_mem else []
     return Wishes(
         display, options.force, options.special, options.tmpdir or call.environment.get(b"TMPDIR", b""),
-        options.mksquashfs_args.split(), os.fsdecode(call.environment.get(b"PATH", b"")),
+        packing + options.mksquashfs_args.split(),
+        pack.search(policy.binary_path, os.fsdecode(call.environment.get(b"PATH", b""))),
     )

@@ -46,6 +46,8 @@ KEYS: dict[bytes, tuple[str, tuple[str, ...]]] = {
     # Ours.
     b"enable fuse": ("enable_fuse", YES_NO),
     b"squashfuse path": ("squashfuse_path", TEXT),
+    b"mksquashfs procs": ("mksquashfs_procs", NUMBER),
+    b"mksquashfs mem": ("mksquashfs_mem", TEXT),
     b"kill leftovers": ("kill_leftovers", YES_NO),
     b"require protections": ("require_protections", LIST),
     b"limits without cgroup": ("limits_without_cgroup", ("fail", "warn")),
@@ -66,7 +68,7 @@ WITHOUT_EFFECT = (
     b"allow ", b"limit container ", b"max loop devices", b"shared loop devices", b"enable underlay",
     b"enable fusemount", b"use nvidia-container-cli", b"nvidia-container-cli path", b"systemd cgroups",
     b"memory fs type", b"suidbinary path", b"cryptsetup path", b"ldconfig path", b"go path",
-    b"mksquashfs ", b"unsquashfs ", b"download ", b"cni ", b"root default capabilities", b"image driver",
+    b"mksquashfs path", b"unsquashfs ", b"download ", b"cni ", b"root default capabilities", b"image driver",
     b"apptheus socket path", b"sync writable extfs",
 )
 
@@ -80,6 +82,7 @@ class SitePolicy:
     sessiondir_max_size   MiB; ours is 1024 where no file says otherwise (CLI-83)
     enable_overlay        ``yes``, ``no``, ``driver`` or ``try``; ``no`` means binds only (R8)
     binary_path           where programs of the host are looked for, colons between; ``$PATH`` is the caller's
+    mksquashfs_procs, mksquashfs_mem   how many processors and how much memory (``512M``) packing may use; 0, empty: all
     squashfuse_path       the program that shows image files; empty: looked for
     enable_fuse           image files may be shown by it; else they are unpacked
     limits_without_cgroup ``fail`` or ``warn``
@@ -108,7 +111,8 @@ class SitePolicy:
         self.sessiondir_max_size = 1024
         self.enable_overlay = "yes"
         self.always_use_nv = self.always_use_rocm = False
-        self.binary_path = self.squashfuse_path = ""
+        self.binary_path = self.squashfuse_path = self.mksquashfs_mem = ""
+        self.mksquashfs_procs = 0
         self.enable_fuse = True
         self.kill_leftovers = False
         self.require_protections: list[bytes] = []
