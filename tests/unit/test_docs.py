@@ -116,7 +116,7 @@ def test_configuration_keys_and_defaults_are_those_of_the_code() -> None:
     for key, (attribute, _) in KEYS.items():
         value = getattr(policy, attribute)
         if documented[key.decode()] and not isinstance(value, list):
-            assert documented[key.decode()] == words.get(value, str(value)), key
+            assert documented[key.decode()] == (words[value] if isinstance(value, bool) else str(value)), key
     for source, _, _ in policy.bind_path:
         assert f"`{source.decode()}`" in documented["bind path"]
 
