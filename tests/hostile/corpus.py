@@ -832,6 +832,18 @@ def gibibyte_of_zeros_over_the_limit(victim: bytes) -> Any:
     return zeros()
 
 
+@case("IMG-65c", "LAY-10", "besides", streams=True)
+def zeros_behind_the_end(victim: bytes) -> Any:
+    """No file has them, so no limit of files would count them."""
+    made = zeros()
+    return Image(replace(made.layers[0], blob=ended() + made.layers[0].blob))
+
+
+def ended() -> bytes:
+    """A member of gzip that ends an archive."""
+    return compress(layer(*BASE).tar, "gzip")
+
+
 @case("IMG-66", "LAY-10", limits={"unpacked": 100 * MIB})
 def sparse_file_over_the_limit(victim: bytes) -> Any:
     """10 TiB that need no place in the archive."""

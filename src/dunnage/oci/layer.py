@@ -25,6 +25,9 @@ from dunnage.oci.tree import PLACE
 
 MEMORY = 1024 * MIB # address space that it may use beyond what it has at its start
 LOOK = 16 * MIB     # uncompressed bytes between two looks at the file system
+# Bytes of the archive besides the content of files: headers, what extends them, and what lies behind the end. An entry
+# of a real image has one to three kilobytes of them.
+BESIDES, BESIDES_OF_ENTRY = 256 * MIB, 16 << 10
 DAMAGE = ("LAY-25", "LAY-26", "LAY-27", "LAY-30", "LAY-31", "LAY-32", "LAY-33")
 PR_SET_PDEATHSIG = 1
 
@@ -125,6 +128,7 @@ class _Layer:
         self._stream: compression.Stream = self._blob
         self._entries = 0
         self._size = 0
+        self._taken = 0         # uncompressed bytes
         self._since_charge = 0  # bytes, since the other processes were told of them
         self._since_look = 0    # and since there was a look at the file system
 
@@ -185,9 +189,13 @@ class _Layer:
         self._hasher.update(piece)
         self._still_wanted()
         self._tell()
+        self._taken += len(piece)
         self._since_look += len(piece)
         if self._since_look > LOOK:
             self._since_look = 0
+            besides = self._taken - self._size
+            if besides > BESIDES + BESIDES_OF_ENTRY * self._entries:
+                raise Refused("LAY-10", f"the archive has {besides} bytes besides the content of its files")
             self._around.room.check(0)
         return piece
 

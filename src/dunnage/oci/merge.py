@@ -56,8 +56,10 @@ class _Merge:
             ways = {path[:end] for path in {item.path for item in whiteouts} for end in _ends(path)}
             own = _named(written, ways)
             own.update((path, False) for path in cleared & ways)
+            path, place = None, None  # of the one before, which most often lay there, too
             for one in sorted(whiteouts, key=lambda item: (item.path.count(b"/") + bool(item.path), item)):
-                place = self._place(one, own)
+                if one.path != path or (place is not None and place.file < 0):
+                    path, place = one.path, self._place(one, own)
                 if place is not None:
                     for name in [one.name] if one.name else map(os.fsencode, os.listdir(place.file)):
                         self._over.hide(place, name)
