@@ -64,6 +64,8 @@ def whole_plan(image: Path, bound: Path, file: Path, shown: Path | None = None, 
             make-link file /tmp/dir/link
             make-dir 755 /tmp/credentials
             attach 5 dir '' 0 /tmp/credentials
+            make-dir 755 /tmp/shown
+            attach 6 dir '' 0 /tmp/shown
             host-dir 1 /opt/made
             host-file 1 /opt/made-file
             mount-proc /proc
