@@ -17,6 +17,7 @@ TESTS = Path(__file__).resolve().parent
 PAGE = TESTS.parent / "build" / "requirements.md"
 DECLINED = TESTS / "declined.txt"
 CASES = TESTS / "cases" / "conformance.ini"
+IMAGES = TESTS / "hostile" / "corpus.py"
 
 # The ids that exist: a prefix, what it is about, and its numbers.
 SUBJECTS = {
@@ -37,7 +38,7 @@ SUBJECTS = {
     "FUZ-": ("fuzzing", "1-10"),
     "REL-": ("reliability", "1-12 20-37"),
     "LAY-": ("layers", "1-28 30-36 40-55 60-66 70-78 80-85 90-102 110-118 120-123 130-134 140-143 150-156"),
-    "IMG-": ("hostile images", "1-95"),
+    "IMG-": ("hostile images", "0 2-49 51-74 76-88 90-95"),
     "CVM-": ("CVMFS", "1-24 30-36 40-48 50-54 60-67 70-79 100-108 110-118 120-125 130-137 140-145 150-153 160-166 "
                       "170-175"),
     "CVP-": ("speed of publishing", "1-10"),
@@ -99,6 +100,8 @@ def held() -> dict[str, list[tuple[str, str]]]:
     for name in re.findall(r"^\[(.*)\]$", CASES.read_text(encoding="utf-8"), re.MULTILINE):
         found.setdefault(name, []).extend([("kernel/test_conformance.py", "test_case"),
                                            ("unit/test_underlay_cases.py", "test_case")])
+    for name in re.findall(r'^@case\("(IMG-\d+)"', IMAGES.read_text(encoding="utf-8"), re.MULTILINE):
+        found.setdefault(name, []).append(("hostile/test_corpus.py", "test_verdict"))
     return found
 
 
