@@ -335,7 +335,7 @@ def _owned(directory: int) -> int:
 
 
 def new_directory(parent: int, name: bytes) -> int:
-    """A new one, open, mode 0700 whatever umask and parent want."""
+    """A new one, open, mode 0700 whatever umask and parent want; the parent may pass its group on."""
     os.mkdir(name, 0o700, dir_fd=parent)
     return _opened(parent, name)
 
@@ -346,8 +346,9 @@ def _opened(parent: int, name: bytes) -> int:
     except PermissionError:
         allow(parent, name, 0o700)
         file = os.open(name, PLACE, dir_fd=parent)
-    if stat.S_IMODE(os.fstat(file).st_mode) != 0o700:
-        os.fchmod(file, 0o700)
+    mode = stat.S_IMODE(os.fstat(file).st_mode)
+    if mode & ~stat.S_ISGID != 0o700:  # that bit passes the group on, which quotas may depend on
+        os.fchmod(file, 0o700 | mode & stat.S_ISGID)
     return file
 
 
@@ -355,7 +356,7 @@ def allow(parent: int, name: bytes, mode: int) -> None:
     """To ourselves, what the umask did not."""
     held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        os.chmod(f"/proc/self/fd/{held}", mode)
+        os.chmod(f"/proc/self/fd/{held}", mode | os.fstat(held).st_mode & stat.S_ISGID)
     finally:
         os.close(held)
 
