@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dunnage.build import output, pack
+from dunnage.build import output, pack, single
 from dunnage.build.target import DOCKER_ARCHIVE, OCI, OCI_ARCHIVE, SANDBOX, SIF, SQUASHFS, Target
 from dunnage.build.unpack import unpack
 from dunnage.build.unsquash import unsquash
@@ -29,7 +29,7 @@ from dunnage.oci.image import Image, host_platform, resolve
 from dunnage.oci.limits import Limits
 from dunnage.oci.progress import Progress
 from dunnage.oci.refusal import Refused
-from dunnage.oci.source import Source, Verified
+from dunnage.oci.source import Source
 from dunnage.oci.staging import Staging, beside
 
 PIECE = 1 << 20
@@ -233,21 +233,8 @@ def _opened(path: bytes, place: int | None = None) -> Iterator[int]:
 
 
 def _fetched(source: Source, image: Image, file: int, wishes: Wishes) -> None:
-    """A SIF file in a registry, into an open file: verified while it is written, then looked at."""
-    layers = image.manifest.layers
-    if len(layers) != 1 or layers[0].media_type != document.SIF_LAYER:
-        raise Refused("LAY-16", "it is an artifact that holds no single SIF file")
-    [layer] = layers
-    teller = wishes.teller
-    teller.begin([(str(layer.digest), layer.size)])
-    try:
-        with contextlib.closing(Verified(source.open(layer), layer)) as blob:
-            while piece := blob.read(PIECE):
-                _all(file, piece)
-                teller.bytes(1, blob.count)
-    except Refused as refused:
-        raise refused.where(layer=str(layer.digest), index=1, layers=1) from None
-    teller.finished(1)
+    """A SIF file in a registry, into an open file, and looked at there."""
+    single.fetch(source, image, file, wishes.teller)
     sif.read(file, os.fsencode(image.reference)).system()
     os.fchmod(file, 0o777 & ~_umask())
 

@@ -5,19 +5,19 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 from dunnage import libraries
-from dunnage.build import cache
+from dunnage.build import cache, single
 from dunnage.build.access import access
 from dunnage.errors import IMAGE
 from dunnage.image.reference import last_part
 from dunnage.oci import progress, retry, store
 from dunnage.oci.digest import Digest, parse
-from dunnage.oci.document import MANIFESTS, SIF_LAYER, Descriptor, Platform
+from dunnage.oci.document import MANIFESTS, Descriptor, Platform
 from dunnage.oci.forms import open_source
 from dunnage.oci.image import Image, resolve, wanted_platform
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused
 from dunnage.oci.refusal import escape as escaped
-from dunnage.oci.source import Blob, Source, Verified
+from dunnage.oci.source import Blob, Source
 from dunnage.oci.staging import NEW_FILE, new_directory
 from dunnage.oci.store import FILE, TREE, Details, Held, Store
 
@@ -171,32 +171,17 @@ class _Request:
     # -- an image that is one file --------------------------------------------------------------
 
     def _file(self, image: Image) -> Held:
-        layers = image.manifest.layers
-        if len(layers) != 1 or layers[0].media_type != SIF_LAYER:
-            raise Refused("LAY-16", "it is an artifact that holds no image", "").where(
-                manifest=str(image.descriptor.digest))
-        key = store.key(FILE, layers[0].digest)
-        return self._store.obtain(key, lambda entry: self._fetched(image, layers[0], entry), self._listener,
-                                  layers[0].size)[0]
+        layer = single.layer_of(image)
+        key = store.key(FILE, layer.digest)
+        return self._store.obtain(key, lambda entry: self._fetched(image, layer, entry), self._listener, layer.size)[0]
 
     def _fetched(self, image: Image, layer: Descriptor, entry: int) -> Details:
-        self._listener.begin([(str(layer.digest), layer.size)])
         file = os.open(store.CONTENT[FILE], NEW_FILE | os.O_EXCL, 0o600, dir_fd=entry)
-        blob = Verified(self._source.open(layer), layer)
         try:
-            with open(file, "wb") as out:
-                os.fchmod(file, 0o600)
-                while True:
-                    piece = blob.read(1 << 18)
-                    if not piece:
-                        break
-                    out.write(piece)
-                    self._listener.bytes(1, blob.count)
-        except Refused as refused:
-            raise refused.where(layer=str(layer.digest), index=1, layers=1) from None
+            os.fchmod(file, 0o600)
+            single.fetch(self._source, image, file, self._listener)
         finally:
-            blob.close()
-        self._listener.finished(1)
+            os.close(file)
         return self._details(image, str(layer.digest))
 
 

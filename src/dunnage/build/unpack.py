@@ -1,13 +1,17 @@
 """From an image's layers to a tree that can be run: its files, and ours, which tell what its configuration says."""
 from __future__ import annotations
 
+import os
+
 from dunnage.oci import scripts
 from dunnage.oci.extract import Report, extract
 from dunnage.oci.image import Image
 from dunnage.oci.limits import Limits
 from dunnage.oci.progress import Progress
 from dunnage.oci.refusal import Refused
+from dunnage.oci.registry import another_may_do
 from dunnage.oci.source import Source
+from dunnage.oci.tree import remove
 
 
 def unpack(
@@ -21,7 +25,16 @@ def unpack(
     """
     if image.config is None:
         raise Refused("LAY-16", "it is a SIF file, not layers", "give it as oras://")
-    report = extract(image, source, root, limits, special=special, jobs=jobs, progress=progress)
+    try:
+        report = extract(image, source, root, limits, special=special, jobs=jobs, progress=progress)
+    except Refused as refused:
+        if not another_may_do(source, refused):
+            raise
+        if progress is not None:
+            progress.note(f"{refused.reason}: fetching the image once more")
+        for name in os.listdir(root):
+            remove(root, os.fsencode(name))
+        report = extract(image, source, root, limits, special=special, jobs=jobs, progress=progress)
     warnings = report.warnings()
     if not bare:
         try:

@@ -14,6 +14,7 @@ from dunnage.oci.door import Access, Door, bounded
 from dunnage.oci.reference import Reference
 from dunnage.oci.refusal import Refused
 from dunnage.oci.retry import AGAIN, Budget, Failure, Tries
+from dunnage.oci.source import Source
 
 if TYPE_CHECKING:
     from dunnage.oci.transport import Answer, Transport
@@ -295,6 +296,11 @@ class Stream:
 
     def _tries_at(self, place: Place) -> Tries:
         return Tries(self._source.budget, 0 if len(self._places) == 1 else AT_A_MIRROR)
+
+
+def another_may_do(source: Source, refused: Refused) -> bool:
+    """Was a blob refused that could have been damaged on its way? Then it is worth one fresh attempt (LAY-98)."""
+    return refused.rule == "LAY-21" and isinstance(source, RegistrySource)
 
 
 def _media_type(answer: Answer) -> str:
