@@ -104,6 +104,8 @@ title 'An image in a registry on this machine: fetched, compared with its digest
 if [ -n "$layout" ]; then
 	registry=''
 	trap '[ -z "$registry" ] || kill "$registry"' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
 	python3 "$base/registry.py" "$layout" demo/system > registry.host 2> registry.said &
 	registry=$!
 	while [ ! -s registry.host ] && kill -0 "$registry" 2> /dev/null; do sleep 0.1; done
@@ -122,6 +124,7 @@ if [ -n "$layout" ]; then
 	[ ! -s registry.host ] || kill "$registry"
 	wait "$registry" 2> /dev/null || true
 	registry=''
+	trap - INT TERM HUP
 	chmod -R u+rwX pulled cache 2> /dev/null || true
 	rm -rf pulled cache registry registry.*
 else
