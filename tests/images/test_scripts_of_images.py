@@ -163,6 +163,20 @@ def test_an_image_without_shell_and_command_says_so(front: Front, bare: Path) ->
     assert "names no command" in front.fatal("run", bare)
 
 
+@pytest.mark.kernel
+@pytest.mark.requirement("REG-51", "LAY-82", "LAY-83")
+@pytest.mark.parametrize("place_of_work", ["/opt", "/a/../../../../tmp", "/trap", "../..", "nowhere", 7])
+def test_places_and_users_of_the_configuration_have_no_effect(
+    dunnage: Front, bare: Path, tmp_path: Path, place_of_work: object,
+) -> None:
+    """As with Apptainer: the caller's directory and account count."""
+    (bare / "trap").symlink_to(tmp_path)
+    place(bare, WorkingDir=place_of_work, User="0:0", Volumes={"/data": {}}, Entrypoint=["/bin/payload"])
+    here = dunnage("run", bare, *"cwd + ids".split(), cwd=tmp_path).well()
+    plain = dunnage("exec", bare, "/bin/payload", *"cwd + ids".split(), cwd=tmp_path).well()
+    assert here.out == plain.out and here.lines[0] == str(tmp_path) and not (bare / "data").exists()
+
+
 # -- hostile trees ------------------------------------------------------------------------------
 
 def attacks(name: bytes, victim: Path, tree: Path) -> list[list[tuple[Path, str]]]:
