@@ -72,14 +72,19 @@ def _stopped_at(pid: int, point: int) -> bool:
     """Let it run up to a point and kill it there; False if it came to its end before."""
     assert os.WIFSTOPPED(os.waitpid(pid, 0)[1])
     _ptrace(PTRACE_SETOPTIONS, pid, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD)
-    for _ in range(point + 2):  # the first stop is the end of the call that stopped it
-        _ptrace(PTRACE_SYSCALL, pid, 0)
+    left, number = point + 2, 0  # the first stop is the end of the call that stopped it
+    while left:
+        _ptrace(PTRACE_SYSCALL, pid, number)
         status = os.waitpid(pid, 0)[1]
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
             return False
         assert os.WIFSTOPPED(status), status
-        assert os.WSTOPSIG(status) == signal.SIGTRAP | 0x80, status
+        number = os.WSTOPSIG(status)
+        if number == signal.SIGTRAP | 0x80:
+            left, number = left - 1, 0
+        else:
+            assert number == signal.SIGCHLD, status  # it goes on to where it was sent
     os.kill(pid, signal.SIGKILL)
     assert ended(pid) == -signal.SIGKILL
     return True

@@ -21,7 +21,7 @@ from dunnage.oci.limits import MIB, Limits
 from dunnage.oci.refusal import Refused
 from dunnage.oci.tree import remove
 from images import namespaces
-from images.apart import ended, forked, without
+from images.apart import ended, forked, killed, without
 from images.making import Image, directory, file, hard_link, layer, link
 from images.memory import Memory
 from images.unpacking import Staging
@@ -117,6 +117,32 @@ def test_no_process_outlives_who_asked_for_it(staging: Staging, number: int) -> 
         os.close(started)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.requirement("LAY-116", "LAY-118", "REL-08")
+def test_at_whatever_call_it_is_killed_no_process_stays_and_all_can_be_removed(tmp_path: Path) -> None:
+    small = (layer(directory("a"), file("a/b", b"x")), layer(directory("a"), file("a/.wh.b"), file("c/d"), file("e")))
+    points = killed(lambda: Staging(tmp_path / "area").unpack(*small))
+    here = os.open(tmp_path, os.O_RDONLY)
+    count = 0
+    while True:
+        life, held = os.pipe()
+        try:
+            if next(points, None) is None:
+                break
+        finally:
+            os.close(held)
+        ready, _, _ = select.select([life], [], [], 60)
+        assert ready, "a process is still there"
+        os.close(life)
+        remove(here, b"area")
+        assert os.listdir(tmp_path) == []
+        count += 1
+    os.close(life)
+    os.close(here)
+    assert count > 100
+
+
 @pytest.mark.requirement("LAY-116")
 def test_who_asked_for_it_may_be_interrupted(staging: Staging) -> None:
     class Interrupted:
@@ -141,6 +167,29 @@ def test_who_asked_for_it_may_be_interrupted(staging: Staging) -> None:
     assert os.listdir(staging.area) == ["tree"]
     assert os.umask(mask) == 0o22
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_who_asked_for_it_may_ignore_its_children(staging: Staging) -> None:
+    def unpack() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        staging.unpack(*LAYERS)
+        with pytest.raises(Refused):
+            Staging(staging.area.parent / "again").unpack(*LAYERS, layer(file(".wh..")))
+
+    assert ended(forked(unpack)) == 0
+    assert (staging.tree / "b/d").exists()
+
+
+def test_a_process_of_a_layer_does_not_take_over_handlers_of_signals(staging: Staging, tmp_path: Path) -> None:
+    def die(pieces: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    old = signal.signal(signal.SIGTERM, lambda *_: (tmp_path / "handled").touch())
+    try:
+        assert failed(staging, Odd(Image(*LAYERS), die)).why == "the process that did it was killed by signal 15"
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert not (tmp_path / "handled").exists()
 
 
 @pytest.mark.requirement("LAY-08")

@@ -174,8 +174,9 @@ class _Extraction:
     def _start(self, number: int) -> None:
         reader, writer = os.pipe()
         parent = os.getpid()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
         with warnings.catch_warnings():  # from Python 3.12 on: other threads, which the process does not need
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
@@ -200,18 +201,22 @@ class _Extraction:
             piece = os.read(reader, 65536)
             child.answer += piece
             if not piece or len(child.answer) > ANSWER:
-                self._answered(child, self._end(reader))
+                self._answered(child, self._end(reader, kill=bool(piece)))
 
-    def _end(self, reader: int) -> int:
+    def _end(self, reader: int, *, kill: bool) -> int:
         """The status of a process that answered, or is not to answer any more."""
         child = self._running.pop(reader)
         os.close(reader)
-        os.kill(child.pid, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        if kill:
+            os.kill(child.pid, signal.SIGKILL)
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        except ChildProcessError:
+            return 0  # whoever started us lets nobody wait for children, or does it for all; the answer tells enough
 
     def _stop(self) -> None:
         for reader in list(self._running):
-            self._end(reader)
+            self._end(reader, kill=True)
 
     def _answered(self, child: _Child, status: int) -> None:
         try:

@@ -224,7 +224,8 @@ class _Layer:
 
 def _detach(parent: int) -> None:
     """What the process of a layer has no business with: dumps, endless memory, a life without its parent (LAY-08)."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     except (OSError, AttributeError):
@@ -232,12 +233,14 @@ def _detach(parent: int) -> None:
     if os.getppid() != parent:
         os._exit(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with open("/proc/self/statm", "rb") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return  # without /proc its memory has the limits of its parent
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = used + MEMORY
-    if hard == resource.RLIM_INFINITY or wanted < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    if hard == resource.RLIM_INFINITY or used + MEMORY < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
 
 
 def open_file(area: int, name: bytes, *, new: bool = True) -> int:
