@@ -82,11 +82,14 @@ def test_unsquash_unpacks_although_it_could_be_shown(node: Node, squashed: Path)
 
 
 @pytest.mark.parametrize(("line", "reason"), [
-    ("binary path = /nonexistent", "squashfuse is not installed"),
+    ("binary path = {programs}", "squashfuse is not installed"),
     ("squashfuse path = /nonexistent/squashfuse", "ENOENT"),
 ])
-def test_reason_is_told(node: Node, squashed: Path, line: str, reason: str) -> None:
-    node.configuration.write_text(line + "\n")
+def test_reason_is_told(node: Node, squashed: Path, tmp_path: Path, line: str, reason: str) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "unsquashfs").symlink_to(shutil.which("unsquashfs") or "")
+    node.configuration.write_text(line.format(programs=programs) + "\n")
     done = node("exec", "--pwd", "/", squashed, *LOOK)
     assert done.status == 0 and reason in done.err and SANDBOX in done.err
 
