@@ -363,6 +363,11 @@ def whiteouts_of_what_is_not_there(victim: bytes) -> Any:
     return [], [file(".wh.none"), file("none/.wh.none"), file("none/.wh..wh..opq"), file("etc/./.wh.none")]
 
 
+@case("IMG-21c", "LAY-09", "300000 names", heavy=True)
+def more_whiteouts_than_memory_is_for(victim: bytes) -> Any:
+    return [], [file(f".wh.{number}") for number in range(300_001)]
+
+
 @case("IMG-21b", "LAY-63")
 def whiteout_below_a_file(victim: bytes) -> Any:
     return [], [file("etc/passwd/.wh.x")]

@@ -27,7 +27,7 @@ MEMORY = 1024 * MIB # address space that it may use beyond what it has at its st
 LOOK = 16 * MIB     # uncompressed bytes between two looks at the file system
 # Bytes of the archive besides the content of files: headers, what extends them, and what lies behind the end. An entry
 # of a real image has one to three kilobytes of them.
-BESIDES, BESIDES_OF_ENTRY = 256 * MIB, 16 << 10
+BESIDES, BESIDES_OF_ENTRY = 256 * MIB, 4 << 10
 DAMAGE = ("LAY-25", "LAY-26", "LAY-27", "LAY-30", "LAY-31", "LAY-32", "LAY-33")
 PR_SET_PDEATHSIG = 1
 

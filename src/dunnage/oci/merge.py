@@ -17,6 +17,8 @@ from dunnage.oci.notes import Notes
 from dunnage.oci.refusal import Refused
 from dunnage.oci.tree import Directory, Tree
 
+WHITEOUTS = 300_000  # of a layer, which are held in memory; real layers have some thousands
+
 
 def merge(over: Application, notes: Notes, layer: int, spool: int, written: IO[bytes], layer_notes: IO[bytes]) -> None:
     """`over` is the tree of the lower layers; `layer` and `spool` are directories, `written` is the journal.
@@ -50,7 +52,12 @@ class _Merge:
 
     def _hide(self, written: IO[bytes]) -> None:
         """Whiteouts are looked up in the lower layers as they are; the nearest to the root come first."""
-        whiteouts = {item for item in journal.read(written) if isinstance(item, journal.Whiteout)}
+        whiteouts = set()
+        for item in journal.read(written):
+            if isinstance(item, journal.Whiteout):
+                whiteouts.add(item)
+                if len(whiteouts) > WHITEOUTS:
+                    raise Refused("LAY-09", f"the layer hides more than {WHITEOUTS} names of lower layers")
         cleared = {item.path for item in journal.read(written) if isinstance(item, journal.Clear)}
         if whiteouts:
             ways = {path[:end] for path in {item.path for item in whiteouts} for end in _ends(path)}
