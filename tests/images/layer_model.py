@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Optional, Union
 
-from images.making import DIRECTORY, FILE, HARD_LINK, LINK, Member
+from images.making import CHARACTER, DIRECTORY, FILE, HARD_LINK, LINK, Member
 from images.memory import Listing
 
 LINKS = 40
@@ -49,7 +49,8 @@ def unpacked(layers: list[list[Member]]) -> Listing:
         entries = [(parts, member) for parts, member in entries if not any(part.startswith(AUFS) for part in parts)
                    or parts[-1] == OPAQUE]
         hidden = [parts for parts, _ in entries if parts and parts[-1].startswith(WHITEOUT)]
-        shown = [(parts, member) for parts, member in entries if not parts or not parts[-1].startswith(WHITEOUT)]
+        shown = [(parts, member) for parts, member in entries
+                 if not (parts and (parts[-1].startswith(WHITEOUT) or _nothing(member)))]
         for parts in hidden:
             if parts[-1] != OPAQUE and parts[-1][len(WHITEOUT):] in (b"", b".", b".."):
                 raise Refusal
@@ -59,6 +60,11 @@ def unpacked(layers: list[list[Member]]) -> Listing:
         for parts, member in shown:
             _apply(root, parts, member)
     return _listing(root)
+
+
+def _nothing(member: Member) -> bool:
+    """A whiteout of overlay file systems, which is none in an archive."""
+    return member.flag == CHARACTER and (member.major, member.minor) == (0, 0)
 
 
 def _parts(name: bytes) -> list[bytes]:

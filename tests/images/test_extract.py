@@ -120,6 +120,9 @@ MEANINGS: list[Any] = [
     ("a layer may be empty", [BASE[2:3], []], {"etc": "/"}),
     ("a whiteout of nothing", [BASE[2:3], [file(".wh.nothing"), file("no/.wh.where")]], {"etc": "/"}),
     ("a device hides what had its name", [[file("null", "x")], [device("null", 1, 3)]], {}),
+    ("a device 0:0 is no whiteout", [[file("a", "x"), file("b")], [device("a", 0, 0), device("b", 0, 1)]], {"a": "x"}),
+    ("whiteouts of any kind", [[file("a"), file("b"), file("c")],
+                               [directory(".wh.a"), link(".wh.b", "x"), file(".wh.c", "content")]], {}),
     ("a whiteout hides through links inside",
      [[directory("usr"), directory("usr/lib"), file("usr/lib/x"), link("lib", "usr/lib")], [file("lib/.wh.x")]],
      {"usr": "/", "usr/lib": "/", "lib": "-> usr/lib"}),
@@ -130,7 +133,7 @@ MEANINGS: list[Any] = [
 
 
 @pytest.mark.requirement("LAY-36", "LAY-40", "LAY-43", "LAY-45", "LAY-48", "LAY-49", "LAY-51", "LAY-52", "LAY-60",
-                         "LAY-62", "LAY-63", "LAY-66")
+                         "LAY-62", "LAY-63", "LAY-64", "LAY-65", "LAY-66")
 @pytest.mark.parametrize(("layers", "wanted"), [case[1:] for case in MEANINGS], ids=[case[0] for case in MEANINGS])
 def test_meaning(staging: Staging, layers: Sequence[Sequence[Member]], wanted: dict[str, str]) -> None:
     staging.unpack(*(layer(*members) for members in layers))

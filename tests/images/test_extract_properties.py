@@ -35,7 +35,8 @@ def members() -> st.SearchStrategy[list[Member]]:
     whiteout = st.builds(lambda path: Member(whited(path)), paths)
     opaque = st.builds(lambda path: Member(path + b"/.wh..wh..opq"), paths)
     rare = st.sampled_from([
-        Member(b".wh..wh..opq"), Member(b"a", CHARACTER), Member(b"b/a", CHARACTER),
+        Member(b".wh..wh..opq"), Member(b"a", CHARACTER, major=1), Member(b"b/a", CHARACTER, minor=3),
+        Member(b"b", CHARACTER), Member(b"c/a", CHARACTER),
         Member(b"./", DIRECTORY, mode=0o711), Member(b".wh..wh.plnk/a", FILE), Member(b"a/.wh..", FILE),
         Member(b"./a//b/", DIRECTORY)])
     one = st.one_of(plain, folder, link, hard, whiteout, opaque, rare).map(lambda member: [member])

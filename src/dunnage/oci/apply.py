@@ -124,7 +124,7 @@ class Application:
         raw, _, base = name.rpartition(b"/")
         # The common case: beside the entry before, and a name that needs no thought.
         if raw != self._raw or not base or base[0] == 46 or b"\0" in base or len(base) > self._limits.component or (
-                len(name) > self._limits.path or self._here.file < 0):
+                len(name) > self._limits.path or self._here.file < 0 or entry.nothing):
             parts = components(entry.name, self._limits)
             if not parts:
                 self._top(entry)
@@ -136,6 +136,9 @@ class Application:
             base = parts.pop()
             self._raw = None
             self._check(entry)
+            if entry.nothing:
+                self._skip(entry)
+                return
             self._here = self._above(b"/".join(parts), entry)
             self._raw = raw
         else:
@@ -349,9 +352,12 @@ class Application:
             os.utime(name, ns=(time, time), dir_fd=above.file, follow_symlinks=False)
             self._note(entry, above.below(name), mode)
             return
-        self.counts.add(f"{SPECIAL[entry.kind]} skipped", entry.name)
+        self._skip(entry)
         if len(self._skipped) < 1000:
             self._skipped.add(above.below(name))
+
+    def _skip(self, entry: tar.Entry) -> None:
+        self.counts.add(f"{SPECIAL[entry.kind]} skipped", entry.name)
 
     # -- replacing ------------------------------------------------------------------------------
 
@@ -455,6 +461,9 @@ class Apart(Application):
             if entry.kind != tar.DIRECTORY and entry.name.endswith((b"/", b"/.")):
                 raise Refused("LAY-40", "a name that ends in a slash and is no directory", entry=entry.name)
             self._check(entry)
+            if entry.nothing:
+                self._skip(entry)
+                return
             number = None
             if entry.kind == tar.FILE:
                 assert not isinstance(content, Spooled)

@@ -52,9 +52,11 @@ class Entry:
     size         of the content as it will be, holes included
     mtime        nanoseconds since 1970; -1 for any time before
     pieces       of a sparse file: (offset, length) of what the archive holds
+    nothing      a character device 0:0, which is a whiteout to overlay file systems, and none in an archive (LAY-65)
     """
 
-    __slots__ = ("name", "kind", "mode", "uid", "gid", "size", "mtime", "link", "xattrs", "uname", "gname", "pieces")
+    __slots__ = (
+        "name", "kind", "mode", "uid", "gid", "size", "mtime", "link", "xattrs", "uname", "gname", "pieces", "nothing")
 
     def __init__(
         self, name: bytes, kind: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, link: bytes,
@@ -72,6 +74,7 @@ class Entry:
         self.gname = gname
         self.xattrs: dict[bytes, bytes] = {}
         self.pieces: Optional[list[tuple[int, int]]] = None
+        self.nothing = False
 
 
 class Reader:
@@ -273,6 +276,8 @@ class Reader:
         mode, uid, gid = _three_numbers(numbers)
         uname, gname = _owner(owner)
         entry = Entry(name, KINDS[flag], mode, uid, gid, _number12(size, "size"), _time(mtime), link, uname, gname)
+        if flag == CHARACTER:
+            entry.nothing = not owner[64:].strip(b"0 \0")
         if extended:
             self._extend(entry, extended)
         if entry.name.endswith(b"/") or slash:
