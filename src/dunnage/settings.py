@@ -46,6 +46,7 @@ FETCHING: dict[bytes, Row] = {
     b"disable-cache": (FLAG, "disable_cache", (b"DISABLE_CACHE",)),
     b"tmpdir": (VALUE, "tmpdir", (b"TMPDIR",)),
     b"cache-size": (SPEC, "cache_size", ()),
+    b"image-limit": (LIST, "image_limits", ()),
     b"progress": (SPEC, "progress", ()),
     b"special": (SPEC, "special", ()),
 }
@@ -192,7 +193,8 @@ PAYLOAD: dict[bytes, Row] = {
     b"underlay-strategy": (SPEC, "underlay_strategy", ()),
     b"mount-api": (SPEC, "mount_api", ()),
     **{name: (FETCHING[name][0], FETCHING[name][1], ()) for name in (
-        b"authfile", b"no-https", b"disable-cache", b"tmpdir", b"cache-size", b"progress", b"special")},
+        b"authfile", b"no-https", b"disable-cache", b"tmpdir", b"cache-size", b"image-limit", b"progress",
+        b"special")},
 }
 PAYLOAD_LETTERS = {b"h": b"help", b"B": b"bind", b"S": b"scratch"}
 

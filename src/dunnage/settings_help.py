@@ -123,6 +123,7 @@ FETCHING: dict[bytes, tuple[str, str]] = {
     b"disable-cache": ("", "keep nothing in the cache, and take nothing from it"),
     b"tmpdir": ("DIR", "where a tree grows before it is packed, or lies that is not kept"),
     b"cache-size": ("SIZE", "what the cache may hold, if less than the site says; what was not used for longest goes"),
+    b"image-limit": ("NAME=N", "lower a limit on images: unpacked=20G, entries=100000, depth=64..."),
 }
 PROGRESS = ("WORD", "bar, lines, none or json; by default a bar on terminals only")
 SPECIAL = ("WORD", "devices and FIFOs in it: skip, refuse the image, or create (FIFOs only)")
@@ -249,7 +250,8 @@ PAYLOAD_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
         b"mount-api": ("WORD", "auto or classic; for tests and broken kernels"),
     }),
     ("Fetching an image that is no directory", {
-        **{name: FETCHING[name] for name in (b"authfile", b"no-https", b"disable-cache", b"tmpdir", b"cache-size")},
+        **{name: FETCHING[name] for name in (
+            b"authfile", b"no-https", b"disable-cache", b"tmpdir", b"cache-size", b"image-limit")},
         b"special": SPECIAL, b"progress": PROGRESS,
     }),
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dunnage
+from containers.processes import no_child_left
 
 FAKE = Path(__file__).with_name("fake_launcher.py")
 
@@ -38,11 +39,10 @@ def nothing_left(plain: dunnage.Payload) -> Iterator[None]:
     """
     gc.collect()
     before = descriptors()
-    yield
-    gc.collect()  # a test that holds an exception holds all that its traceback knows
-    assert descriptors() == before
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert not children, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children]
+    with no_child_left():
+        yield
+        gc.collect()  # a test that holds an exception holds all that its traceback knows
+        assert descriptors() == before
 
 
 def descriptors() -> dict[str, str]:

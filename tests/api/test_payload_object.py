@@ -122,8 +122,8 @@ def test_every_option_of_the_verb_can_be_said() -> None:
         "wall-time": "limits", "cpu-time": "limits", "memory": "limits", "pids": "limits",
         "cgroup": "limits", "limits-optional": "limits", "limit": "limits",
         # How images are fetched, for which the pilot's variables and the site speak.
-        **dict.fromkeys(("authfile", "no-https", "disable-cache", "tmpdir", "cache-size", "progress", "special",
-                         "unsquash"), ""),
+        **dict.fromkeys(("authfile", "no-https", "disable-cache", "tmpdir", "cache-size", "image-limit", "progress",
+                         "special", "unsquash"), ""),
         "underlay-strategy": "", "mount-api": "",  # for tests and broken kernels
     }
     for name in PAYLOAD:

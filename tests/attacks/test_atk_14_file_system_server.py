@@ -9,7 +9,8 @@ import pytest
 from attacks.battle import Ours
 from containers.features import need
 from containers.images import squashfs
-from launcher.test_image_files import children, command_of
+from containers.processes import children
+from launcher.test_image_files import command_of
 from odd.mounting import mounted
 
 pytestmark = pytest.mark.kernel

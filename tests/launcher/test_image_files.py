@@ -18,6 +18,7 @@ from containers.features import need
 from containers.images import squashfs
 from containers.launch import Ended, Launcher, finish
 from containers.plans import Operation, image_file, opened_root, operations, plan
+from containers.processes import children, no_child_left
 from containers.receipts import Receipts
 from launcher.test_supervision import eventually, gone, state
 
@@ -39,13 +40,6 @@ def way(request: pytest.FixtureRequest) -> str:
 def of_file(file: Path, command: str, of_server: dict[str, Any] | None = None, **of_plan: Any) -> list[Operation]:
     """A plan whose image is a file."""
     return plan(file, command, first=image_file(0, file, **(of_server or {})), **of_plan)
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
 
 
 def command_of(pid: int) -> str:
@@ -356,9 +350,9 @@ def test_no_server_stays_after_a_failed_start(launcher: Launcher, squashed: Path
     """Neither where there is no outer process yet, nor where there is."""
     for change in ("scratch-place /nonexistent\nscratch 1048576 1000", ""):
         made = of_file(squashed, "echo ran", objects=change, placing="mount-tmpfs 755 4096 9 /none")
-        process = launcher.start(made)
-        done = finish(process)
-        assert done.status == 255 and not children(os.getpid()) and not done.out
+        with no_child_left():
+            done = finish(launcher.start(made))
+        assert done.status == 255 and not done.out
 
 
 @pytest.mark.requirement("REL-24")

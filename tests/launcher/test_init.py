@@ -17,6 +17,7 @@ import pytest
 from containers.features import need
 from containers.launch import Launcher, Run, call_block
 from containers.plans import Operation, plan, source
+from containers.processes import children
 from containers.terminal import on_a_terminal, read_until
 
 pytestmark = pytest.mark.kernel
@@ -27,13 +28,6 @@ PATIENCE = 20  # seconds until a test gives up; what is promised within 2 s take
 def with_init(image: Path, command: str, **options: Any) -> list[Operation]:
     options.setdefault("process", "workdir fatal /\ninit test-init")
     return plan(image, command, namespaces="user,mount,pid", **options)
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
 
 
 def state(pid: int) -> str:

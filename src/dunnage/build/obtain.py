@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from dunnage import libraries
 from dunnage.build import cache, single
 from dunnage.build.access import access
+from dunnage.build.bounds import limits_of
 from dunnage.errors import IMAGE
 from dunnage.image.reference import last_part
 from dunnage.oci import progress, retry, store
@@ -82,7 +83,7 @@ def obtain(
     """
     libraries.enable()
     reference = os.fsdecode(text)
-    limits = Limits()
+    limits = limits_of(policy, options)
     try:
         source = open_source(reference, limits, access(reference, policy, options, environment, listener))
         try:

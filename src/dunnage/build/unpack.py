@@ -38,7 +38,7 @@ def unpack(
     warnings = report.warnings()
     if not bare:
         try:
-            warnings += scripts.place(root, image.config, image.config_data, limits)
+            warnings += scripts.place(root, image.config, image.config_data)
         except Refused as refused:
             raise refused.where(reference=image.reference, manifest=str(image.descriptor.digest)) from None
     return report, warnings

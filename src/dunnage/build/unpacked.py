@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dunnage.build import cache
+from dunnage.build.bounds import limits_of
 from dunnage.build.obtain import Listener, Obtained
 from dunnage.build.pack import search
 from dunnage.build.unsquash import unsquash
@@ -37,6 +38,7 @@ def unpacked(
     try:
         with cache.store(policy, options, environment) as kept:
             digest = remembered.digest(kept.place, found.fd)
+            limits = limits_of(policy, options)
             ways = {"special": options.special}
             key = store.key(TREE, digest, {"form": "file", **ways})
 
@@ -45,7 +47,7 @@ def unpacked(
                     listener.info(f"unpacking {escape(image.text)} to a temporary sandbox, which is kept in the cache: "
                                   f"{unshown.reason}")
                 path = search(policy.binary_path, os.fsdecode(environment.get(b"PATH", b"")))
-                for warning in _unpack(found, entry, options, path):
+                for warning in _unpack(found, entry, options, path, limits):
                     listener.warning(warning)
                 return Details(escaped(image.text), str(digest))
 
@@ -59,10 +61,10 @@ def unpacked(
         found.close()
 
 
-def _unpack(found: ImageFile, entry: int, options: Options, path: str) -> list[str]:
+def _unpack(found: ImageFile, entry: int, options: Options, path: str, limits: Limits) -> list[str]:
     root = new_directory(entry, store.CONTENT[TREE])
     try:
         return unsquash(found.fd, found.offset, root, escape(found.name), size=found.size, special=options.special,
-                        path=path, limits=Limits())
+                        path=path, limits=limits)
     finally:
         os.close(root)

@@ -11,6 +11,7 @@ import dunnage
 from dunnage import libraries
 from dunnage.build import cache
 from dunnage.build.access import access
+from dunnage.build.bounds import limits_of
 from dunnage.build.obtain import obtain
 from dunnage.build.target import SIF, SQUASHFS
 from dunnage.cli.progress import Display, telling
@@ -20,7 +21,6 @@ from dunnage.image.file import take
 from dunnage.image.reference import Reference
 from dunnage.oci.forms import open_source
 from dunnage.oci.image import Image, resolve, wanted_platform
-from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused
 from dunnage.oci.source import Source
 from dunnage.oci.staging import in_order
@@ -46,7 +46,7 @@ def _fetched(
     call: Call, text: bytes, verb: str, options: Options, display: Display, policy: SitePolicy,
 ) -> Iterator[tuple[Source, Image]]:
     libraries.enable()
-    limits = Limits()
+    limits = limits_of(policy, options)
     reference = os.fsdecode(text)
     try:
         source = open_source(reference, limits, access(reference, policy, options, call.environment, display))
@@ -119,4 +119,5 @@ def wishes(call: Call, options: Options, display: Display, policy: SitePolicy | 
         display, options.force, options.special, options.tmpdir or call.environment.get(b"TMPDIR", b""),
         packing + options.mksquashfs_args.split(),
         pack.search(policy.binary_path, os.fsdecode(call.environment.get(b"PATH", b""))),
+        limits_of(policy, options),
     )

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dunnage.cli import binds
-from dunnage.plan.options import BYTES, COUNTS, LONGEST, NO_LIMIT
+from dunnage.plan.options import BYTES, COUNTS, LONGEST, NO_LIMIT, size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 GRACE = 10_000  # milliseconds
 UNITS = {b"": 1, b"s": 1, b"m": 60, b"h": 3600, b"d": 86400}
-SIZES = {b"": 1, b"K": 1 << 10, b"M": 1 << 20, b"G": 1 << 30, b"T": 1 << 40}
 
 
 def store(options: Options, target: str, value: bytes, origin: bytes) -> None:
@@ -57,18 +56,6 @@ def time(word: bytes, least: int) -> int:
     found = (int(whole) * 10**6 + int(part.ljust(6, b"0") or b"0")) * UNITS[unit] // 1000
     if not least <= found <= LONGEST:
         raise ValueError("a time from a millisecond to 24 days" if least else "a grace of at most 24 days")
-    return found
-
-
-def size(word: bytes, least: int = 0) -> int:
-    """Bytes of ``4096``, ``64K``, ``100M``, ``2G`` or ``1T``; powers of 1024, also spelled ``2GiB``."""
-    plain = word[:-2] if word.endswith(b"iB") else word
-    number, unit = (plain[:-1], plain[-1:].upper()) if plain[-1:].isalpha() else (plain, b"")
-    if unit not in SIZES or not number.isdigit() or len(number) > 15 or (plain is not word and not unit):
-        raise ValueError("a size: bytes, or a number with K, M, G or T")
-    found = int(number) * SIZES[unit]
-    if not least <= found < 1 << 63:
-        raise ValueError(f"a size of {least} bytes and more" if found < least else "a smaller size")
     return found
 
 

@@ -55,6 +55,7 @@ KEYS: dict[bytes, tuple[str, tuple[str, ...]]] = {
     b"vo repositories": ("vo_repositories", LIST),
     b"image cache dir": ("image_cache_dir", TEXT),
     b"image cache size": ("image_cache_size", NUMBER),
+    b"image limit": ("image_limit", LIST),
     b"default registry": ("default_registry", TEXT),
     b"registry mirror": ("registry_mirror", LIST),
     b"insecure registry": ("insecure_registry", LIST),
@@ -88,6 +89,7 @@ class SitePolicy:
     limits_without_cgroup ``fail`` or ``warn``
     image_cache_dir       where each account gets a directory of its own, or empty
     image_cache_size      MiB
+    image_limit           ``NAME=VALUE`` of each
     registry_mirror       ``REGISTRY MIRROR`` of each
     registry_time_limit   seconds for one image
     files                 what was read
@@ -121,6 +123,7 @@ class SitePolicy:
         self.vo_repositories: list[bytes] = []
         self.image_cache_dir = ""
         self.image_cache_size = 20480
+        self.image_limit: list[bytes] = []
         self.default_registry = "docker.io"
         self.registry_mirror: list[bytes] = []
         self.insecure_registry: list[bytes] = []

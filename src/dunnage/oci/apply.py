@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from dunnage.oci import tar
 from dunnage.oci.journal import Journal
-from dunnage.oci.limits import Limits
+from dunnage.oci.limits import Limits, exceeded
 from dunnage.oci.notes import Note, Notes
 from dunnage.oci.refusal import Refused, escape
 from dunnage.oci.room import Room
@@ -198,8 +198,8 @@ class Application:
             if not entry.link or b"\0" in entry.link:
                 raise Refused("LAY-40", "a link without a text, or with NUL in it", entry=entry.name)
             if len(entry.link) > self._limits.link:
-                raise Refused("LAY-09", f"a link's text of {len(entry.link)} bytes, {self._limits.link} are allowed",
-                              entry=entry.name)
+                raise exceeded("link", f"a link's text of {len(entry.link)} bytes, {self._limits.link} are allowed",
+                               entry=entry.name)
         elif entry.kind in SPECIAL and self._special == "refuse":
             raise Refused("LAY-34", f"{SPECIAL[entry.kind]} are refused", entry=entry.name)
 
@@ -264,7 +264,7 @@ class Application:
         if entry.xattrs:
             self.set_attributes(here.file, entry.xattrs, entry.name)
         self._note(entry, here.path, mode)
-        self._raw, self._here = raw, here
+        self._raw, self._here = raw if raw.count(b"/") + 1 < self._limits.depth else None, here
 
     def _remade(self, above: Directory, name: bytes, mode: int) -> bool:
         """False: a directory is there already, and keeps its content."""

@@ -20,7 +20,7 @@ from dunnage.oci.digest import Digest, sha256, shown
 from dunnage.oci.digest import parse as parse_digest
 from dunnage.oci.document import Config, Descriptor
 from dunnage.oci.layout import cannot_open, cannot_read, missing, read_all
-from dunnage.oci.limits import Limits
+from dunnage.oci.limits import Limits, exceeded
 from dunnage.oci.refusal import Refused, escape
 from dunnage.oci.source import Blob
 from dunnage.oci.tree import components
@@ -204,7 +204,7 @@ class _Place:
 
 def _bounded(at: int, limits: Limits) -> None:
     if at > limits.unpacked:
-        raise Refused("LAY-09", f"the archive unpacks to more than {limits.unpacked} bytes")
+        raise exceeded("unpacked", f"the archive unpacks to more than {limits.unpacked} bytes")
 
 
 # -- members ------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ class DockerArchive:
         if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
             raise Refused("LAY-16", "`manifest.json` is no list of images")
         if len(listed) > limits.manifests:
-            raise Refused("LAY-09", f"`manifest.json` has {len(listed)} entries, {limits.manifests} are allowed")
+            raise exceeded("manifests", f"`manifest.json` has {len(listed)} entries, {limits.manifests} are allowed")
         chosen = self._choose(listed)
         config = self._read(_name(chosen.get("Config"), "Config", limits))
         self._check_name(chosen["Config"], config)
@@ -385,7 +385,7 @@ class DockerArchive:
         if not isinstance(paths, list):
             raise Refused("LAY-16", "`Layers` is no list")
         if len(paths) > limits.layers:
-            raise Refused("LAY-09", f"`Layers` has {len(paths)} entries, {limits.layers} are allowed")
+            raise exceeded("layers", f"`Layers` has {len(paths)} entries, {limits.layers} are allowed")
         known = document.config(document.parse(config, limits), len(paths))
         layers = [self._layer(path, known, position) for position, path in enumerate(paths)]
         return self._manifest(config, layers)
@@ -459,7 +459,7 @@ class DockerArchive:
     def _read(self, path: bytes) -> bytes:
         data = read_all(self._members.open(path), self._limits.document)
         if len(data) > self._limits.document:
-            raise Refused("LAY-12", f"`{escape(path)}` is larger than {self._limits.document} bytes")
+            raise exceeded("document", f"`{escape(path)}` is larger than {self._limits.document} bytes", rule="LAY-12")
         return data
 
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from dunnage.oci.digest import Digest, shown
 from dunnage.oci.digest import parse as parse_digest
-from dunnage.oci.limits import Limits
+from dunnage.oci.limits import Limits, exceeded
 from dunnage.oci.refusal import Refused
 
 INDEXES = (
@@ -105,9 +105,9 @@ def parse(data: bytes, limits: Limits) -> dict[str, Any]:
 def parse_any(data: bytes, limits: Limits) -> object:
     """JSON. Refused: too large or deep, not UTF-8, equal keys, numbers that others read differently."""
     if len(data) > limits.document:
-        raise Refused("LAY-12", f"a document is larger than {limits.document} bytes")
+        raise exceeded("document", f"a document is larger than {limits.document} bytes", rule="LAY-12")
     if _deeper(data, limits.nesting):
-        raise Refused("LAY-14", f"a document is nested deeper than {limits.nesting} levels")
+        raise exceeded("nesting", f"a document is nested deeper than {limits.nesting} levels", rule="LAY-14")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -200,7 +200,7 @@ def manifest(found: dict[str, Any], limits: Limits) -> Manifest:
         if layer.media_type not in (*LAYERS, SIF_LAYER):
             raise Refused("LAY-16", f"a layer is {shown(layer.media_type)}, which is no layer of an image")
         if layer.size > limits.blob:
-            raise Refused("LAY-09", f"a layer has {layer.size} bytes, {limits.blob} are allowed")
+            raise exceeded("blob", f"a layer has {layer.size} bytes, {limits.blob} are allowed")
     return Manifest(config, layers, _strings(found.get("annotations")))
 
 
@@ -256,7 +256,7 @@ def _list(found: dict[str, Any], name: str, most: int) -> list[Any]:
     if not isinstance(entries, list):
         raise Refused("LAY-16", f"`{name}` is no list")
     if len(entries) > most:
-        raise Refused("LAY-09", f"`{name}` has {len(entries)} entries, {most} are allowed")
+        raise exceeded(name, f"`{name}` has {len(entries)} entries, {most} are allowed")
     return entries
 
 

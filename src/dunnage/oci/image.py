@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dunnage.oci import document
 from dunnage.oci.document import Config, Descriptor, Manifest, Platform
-from dunnage.oci.limits import Limits
+from dunnage.oci.limits import Limits, exceeded
 from dunnage.oci.refusal import Refused
 from dunnage.oci.source import Source
 
@@ -76,7 +76,7 @@ def _resolve(source: Source, wanted: Platform, limits: Limits, given: bool) -> I
         if document.kind(found, descriptor.media_type) == "manifest":
             break
         if level == limits.indexes:
-            raise Refused("LAY-09", f"indexes are nested deeper than {limits.indexes} levels")
+            raise exceeded("indexes", f"indexes are nested deeper than {limits.indexes} levels")
         descriptor, more = document.choose(document.index(found, limits), wanted)
         warnings += more
     manifest = document.manifest(found, limits)
@@ -100,10 +100,11 @@ def _resolve(source: Source, wanted: Platform, limits: Limits, given: bool) -> I
 def fetch(source: Source, descriptor: Descriptor, limits: Limits) -> bytes:
     """A document, compared with its descriptor in size and digest."""
     if descriptor.size > limits.document:
-        raise Refused("LAY-12", f"a document has {descriptor.size} bytes, {limits.document} are allowed")
+        raise exceeded(
+            "document", f"a document has {descriptor.size} bytes, {limits.document} are allowed", rule="LAY-12")
     data = source.document(descriptor, limits.document)
     if len(data) > limits.document:
-        raise Refused("LAY-12", f"a document is larger than {limits.document} bytes")
+        raise exceeded("document", f"a document is larger than {limits.document} bytes", rule="LAY-12")
     if len(data) != descriptor.size:
         raise Refused(
             "LAY-17", f"{descriptor.digest.short} has {len(data)} bytes, its descriptor says {descriptor.size}")

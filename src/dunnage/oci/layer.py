@@ -16,7 +16,7 @@ from dunnage.oci.apply import Apart, Application, Traits
 from dunnage.oci.digest import Digest
 from dunnage.oci.document import Descriptor
 from dunnage.oci.journal import Journal
-from dunnage.oci.limits import MIB, Limits
+from dunnage.oci.limits import MIB, Limits, exceeded
 from dunnage.oci.notes import Notes
 from dunnage.oci.refusal import Refused
 from dunnage.oci.room import Room
@@ -52,9 +52,9 @@ class Tally:
 
     def check(self, limits: Limits) -> None:
         if self.entries() > limits.entries:
-            raise Refused("LAY-09", f"the image has more than {limits.entries} entries")
+            raise exceeded("entries", f"the image has more than {limits.entries} entries")
         if self.size() > limits.unpacked:
-            raise Refused("LAY-10", f"the image unpacks to more than {limits.unpacked} bytes")
+            raise exceeded("unpacked", f"the image unpacks to more than {limits.unpacked} bytes", rule="LAY-10")
 
     def news(self) -> list[tuple[int, int]]:
         """Layers whose count changed since they were last asked for, and the count."""

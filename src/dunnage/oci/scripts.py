@@ -15,9 +15,8 @@ from collections.abc import Callable
 
 from dunnage.oci.digest import sha256
 from dunnage.oci.document import Config
-from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import escape
-from dunnage.oci.tree import Tree, components
+from dunnage.oci.tree import Tree
 from dunnage.plan import process as record
 from dunnage.plan.process import Process
 from dunnage.plan.scripts import quoted
@@ -135,7 +134,7 @@ PLACED: tuple[bytes, ...] = (*(name for name, _, _ in FILES), *(name for name, _
 
 # -- placing ------------------------------------------------------------------------------------
 
-def place(root: int, config: Config, data: bytes, limits: Limits) -> list[str]:
+def place(root: int, config: Config, data: bytes) -> list[str]:
     """Put the files into the tree, an open directory of ours that nobody sees yet; what could not be handed on.
 
     Whatever the image has at the names of files goes first. Links on the way are followed inside the tree; Refused
@@ -145,7 +144,7 @@ def place(root: int, config: Config, data: bytes, limits: Limits) -> list[str]:
     tree = Tree(root)
     try:
         for name, mode, content in FILES:
-            *above, last = components(name, limits)
+            *above, last = name.split(b"/")
             here = tree.root
             for part in above:
                 here = tree.walk(here.below(part), name)

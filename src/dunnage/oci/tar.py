@@ -14,7 +14,7 @@ from typing import Optional
 from zlib import adler32
 
 from dunnage.oci.compression import PIECE, Stream
-from dunnage.oci.limits import Limits
+from dunnage.oci.limits import Limits, exceeded
 from dunnage.oci.refusal import Refused
 
 BLOCK = 512
@@ -130,7 +130,7 @@ class Reader:
     def _content(self, size: int, what: str) -> bytes:
         """Of a record that is not a file."""
         if size > self._limits.extended:
-            raise Refused("LAY-09", f"{what} of an entry has {size} bytes, {self._limits.extended} are allowed")
+            raise exceeded("extended", f"{what} of an entry has {size} bytes, {self._limits.extended} are allowed")
         found = self._take(size + -size % BLOCK)
         if len(found) % BLOCK or len(found) < size:
             raise Refused("LAY-30", TRUNCATED)
@@ -329,8 +329,8 @@ class Reader:
                 xattrs[key[len(XATTR):]] = value
         if xattrs:
             if total > self._limits.attributes:
-                raise Refused(
-                    "LAY-09", f"the extended attributes have {total} bytes, {self._limits.attributes} are allowed")
+                raise exceeded(
+                    "attributes", f"the extended attributes have {total} bytes, {self._limits.attributes} are allowed")
             entry.xattrs = xattrs
 
     def _new_sparse(self, entry: Entry, sparse: dict[bytes, bytes], extended: dict[bytes, bytes]) -> None:

@@ -11,7 +11,7 @@ import os
 from itertools import islice
 from typing import Optional
 
-from dunnage.oci.limits import Limits
+from dunnage.oci.limits import Limits, exceeded
 from dunnage.oci.refusal import Refused, escape
 
 LINKS = 40
@@ -26,17 +26,17 @@ def components(name: bytes, limits: Limits) -> list[bytes]:
     if not name:
         raise Refused("LAY-40", "an entry without a name", entry=name)
     if len(name) > limits.path:
-        raise Refused("LAY-09", f"a name of more than {limits.path} bytes", entry=name)
+        raise exceeded("path", f"a name of more than {limits.path} bytes", entry=name)
     if b"\0" in name:
         raise Refused("LAY-40", "a name with NUL in it", entry=name)
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if len(parts) > limits.depth:
-        raise Refused("LAY-09", f"a name of more than {limits.depth} components", entry=name)
+        raise exceeded("depth", f"a name of more than {limits.depth} components", entry=name)
     for part in parts:
         if part == b"..":
             raise Refused("LAY-40", "a name with `..` in it", entry=name)
         if len(part) > limits.component:
-            raise Refused("LAY-09", f"a component of more than {limits.component} bytes", entry=name)
+            raise exceeded("component", f"a component of more than {limits.component} bytes", entry=name)
     return parts
 
 

@@ -12,6 +12,19 @@ LONGEST = 2**31 - 1   # milliseconds of a limit of time: 24 days, and what poll 
 # Resources of each process that can be limited, in bytes and in numbers.
 BYTES = (b"address-space", b"core", b"data", b"file-size", b"locked", b"stack")
 COUNTS = (b"cpu", b"files", b"processes")
+SIZES = {b"": 1, b"K": 1 << 10, b"M": 1 << 20, b"G": 1 << 30, b"T": 1 << 40}
+
+
+def size(word: bytes, least: int = 0) -> int:
+    """Bytes of ``4096``, ``64K``, ``100M``, ``2G`` or ``1T``; powers of 1024, also spelled ``2GiB``."""
+    plain = word[:-2] if word.endswith(b"iB") else word
+    number, unit = (plain[:-1], plain[-1:].upper()) if plain[-1:].isalpha() else (plain, b"")
+    if unit not in SIZES or not number.isdigit() or len(number) > 15 or (plain is not word and not unit):
+        raise ValueError("a size: bytes, or a number with K, M, G or T")
+    found = int(number) * SIZES[unit]
+    if not least <= found < 1 << 63:
+        raise ValueError(f"a size of {least} bytes and more" if found < least else "a smaller size")
+    return found
 
 
 class Bind:
@@ -69,6 +82,7 @@ class Options:
     docker_username, docker_password, authfile   as given, or empty
     tmpdir        for what grows before it is packed, or empty
     cache_size    bytes that the cache of images may have, if less than the site says; None without a wish
+    image_limits  NAME=VALUE of each limit on images that shall be lower than the site says
     types, days, dry_run, summary  of `cache`: which kinds, not used for so many days; change nothing; show sums only
     wait          of `cache fetch`: hold the image until standard input ends
     progress      ``auto``, ``bar``, ``lines``, ``none`` or ``json`` (str)
@@ -135,8 +149,8 @@ class Options:
         "arch", "arch_variant", "directory", "sandbox", "disable_cache", "docker_login", "no_https", "docker_username",
         "docker_password", "authfile", "tmpdir", "progress", "special", "mksquashfs_args", "all", "labels", "deffile",
         "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app", "username",
-        "password", "password_stdin", "cache_size", "types", "days", "dry_run", "summary", "wait", "unsquash",
-        "keys", "keyrings",
+        "password", "password_stdin", "cache_size", "image_limits", "types", "days", "dry_run", "summary", "wait",
+        "unsquash", "keys", "keyrings",
     )
 
     def __init__(self) -> None:
@@ -189,6 +203,7 @@ class Options:
         self.keyrings: list[bytes] = []
         self.sandbox = self.disable_cache = self.docker_login = self.no_https = False
         self.cache_size: int | None = None
+        self.image_limits: list[bytes] = []
         self.types: list[bytes] = []
         self.days: int | None = None
         self.dry_run = self.summary = self.wait = False
