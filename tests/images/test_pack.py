@@ -8,15 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from containers.features import need
 from dunnage.build.pack import squash
 from dunnage.errors import DunnageError
 from images.squashing import opened
 
-
-@pytest.fixture(autouse=True)
-def tools() -> None:
-    need("squashfs-tools")
+pytestmark = pytest.mark.usefixtures("squashfs_tools")
 
 
 @pytest.fixture

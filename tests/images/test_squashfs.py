@@ -22,12 +22,9 @@ from dunnage.image import directory, inflate
 from dunnage.image.squashfs import Inode, Squashfs, Unsupported
 from images.squashing import COMPRESSORS, FIELDS, PLAIN, change, field, metadata, opened, squash
 
+pytestmark = pytest.mark.usefixtures("squashfs_tools")
+
 SOURCES = Path(directory.__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def tools() -> None:
-    need("squashfs-tools")
 
 
 def fill(top: Path) -> Path:

@@ -6,15 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from containers.features import need
 from dunnage.errors import DunnageError
 from dunnage.image.survey import survey
 from images.squashing import PLAIN, field, opened, squash
 
-
-@pytest.fixture(autouse=True)
-def tools() -> None:
-    need("squashfs-tools")
+pytestmark = pytest.mark.usefixtures("squashfs_tools")
 
 
 @pytest.fixture

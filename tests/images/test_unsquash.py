@@ -16,10 +16,7 @@ from dunnage.errors import DunnageError
 from dunnage.oci.limits import Limits
 from images.squashing import COMPRESSORS, PLAIN, field, metadata, squash
 
-
-@pytest.fixture(autouse=True)
-def tools() -> None:
-    need("squashfs-tools")
+pytestmark = pytest.mark.usefixtures("squashfs_tools")
 
 
 @pytest.fixture

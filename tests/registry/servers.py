@@ -25,6 +25,7 @@ import subprocess
 import threading
 import time
 import urllib.parse
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -316,7 +317,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-class Server:
+class Server(ABC):
     """Answers each request on loopback as `answer` says; one thread for each connection.
 
     seen     requests, in the order in which they came
@@ -352,8 +353,8 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def answer(self, request: Request, wire: Wire) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def answer(self, request: Request, wire: Wire) -> None: ...
 
     def asked(self, method: str, part: str = "") -> list[Request]:
         """Requests of this method whose target holds the part."""
