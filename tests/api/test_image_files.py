@@ -71,6 +71,27 @@ def test_file_that_is_no_image(tmp_path: Path, file: Path) -> None:
         dunnage.run(damaged, ["true"])
 
 
+@pytest.mark.requirement("CLI-38", "CLT-11")
+def test_file_that_nobody_may_show_is_unpacked(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And kept: the second payload finds it. It is in use as long as the payload is there."""
+    monkeypatch.setenv("APPTAINER_CACHEDIR", str(tmp_path / "cache"))
+    config = tmp_path / "dunnage.conf"
+    config.write_text("enable fuse = no\n")
+    for _ in range(2):
+        payload = dunnage.Payload(file, config=config)
+        done = dunnage.run(payload, ["sh", "-c", "cat /file; echo $APPTAINER_NAME"], stdout=PIPE)
+        assert (done.returncode, done.stdout) == (0, b"f\n" + file.name.encode() + b"\n")
+        assert any("temporary sandbox" in text and "enable fuse = no" in text for text in done.warnings)
+        tree = next((tmp_path / "cache").rglob("tree"))
+        assert sorted(path.name for path in tree.iterdir())
+        inode = tree.stat().st_ino
+    assert next((tmp_path / "cache").rglob("tree")).stat().st_ino == inode
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(dunnage.ImageError, match="cut short"):
+        dunnage.run(dunnage.Payload(damaged, config=config), ["true"])
+
+
 def test_file_that_is_replaced_is_planned_anew(tmp_path: Path, file: Path) -> None:
     place = tmp_path / "image"
     payload = dunnage.Payload(place)

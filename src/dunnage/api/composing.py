@@ -7,6 +7,7 @@ from dunnage import __version__
 from dunnage.api.failures import classified
 from dunnage.api.payload import tell_origins
 from dunnage.errors import DunnageError
+from dunnage.image.reference import Unshown
 from dunnage.launch.prepare import prepare
 from dunnage.plan.compose import Composition
 from dunnage.plan.environment import EXTENDING, Environment
@@ -155,11 +156,21 @@ def compose(payload: Payload, seen: Seen) -> Composed:
     terminals, exposed, console = seen
     options = payload.options()
     image = payload.fetch()
-    try:
-        prepared = prepare(
+
+    def prepared_with(image: Image | None) -> Prepared:
+        return prepare(
             Pilot(), b"payload", options, [payload.image, *payload.command], frozen=True, terminals=terminals,
             console=console, exposed=list(exposed), obtained=image,
         )
+
+    try:
+        try:
+            prepared = prepared_with(image)
+        except Unshown as unshown:
+            from dunnage.api import obtaining
+
+            image = obtaining.unpack(unshown, payload.config)
+            prepared = prepared_with(image)
     except DunnageError as error:
         raise classified(error) from None
     return Composed(prepared, options, payload.env, image)

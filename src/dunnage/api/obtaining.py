@@ -1,5 +1,8 @@
-"""Images of references, for pilots: a process of the command fetches them, so that the pilot neither forks nor waits
-with its interpreter in hand, and the image is then in use by the pilot."""
+"""Images of references, and files that must be unpacked, for pilots.
+
+A process of the command fetches them, so that the pilot neither forks nor waits with its interpreter in hand; the
+image is then in use by the pilot.
+"""
 from __future__ import annotations
 
 import json
@@ -15,6 +18,8 @@ from dunnage.messages import escape
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from dunnage.image.reference import Unshown
 
 
 class Image:
@@ -79,6 +84,15 @@ def fetch(text: bytes, config: bytes = b"") -> Image:
         process.wait()
         process.stdout.close()
         process.stderr.close()
+
+
+def unpack(unshown: Unshown, config: bytes = b"") -> Image:
+    """The tree of an image file that cannot be shown here; ImageError, SetupError."""
+    image = unshown.image
+    found = fetch(image.path, config)
+    found.text, found.name, found.spelled, found.why = image.text, image.name, image.spelled, unshown.reason
+    found.warnings.insert(0, f"{escape(image.text)} was unpacked to a temporary sandbox in the cache: {unshown.reason}")
+    return found
 
 
 def _locked(text: bytes, path: bytes) -> Descriptor:

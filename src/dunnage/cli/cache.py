@@ -8,12 +8,13 @@ from typing import Any
 
 import dunnage
 from dunnage.build import cache
-from dunnage.cli.obtaining import obtained
+from dunnage.cli.obtaining import obtained, unpacked
 from dunnage.cli.parse import usage
 from dunnage.cli.progress import Display, shown_size, telling
 from dunnage.errors import FAILED, DunnageError
-from dunnage.host import site
-from dunnage.image.reference import is_elsewhere
+from dunnage.host import facts, site
+from dunnage.host.tree import HostDisk
+from dunnage.image.reference import Unshown, find, is_elsewhere
 from dunnage.messages import VERBOSE, answer, escape
 from dunnage.oci.store import FILE, TREE, Entry, Store
 
@@ -58,17 +59,29 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
 
 
 def _fetch(call: Call, options: Options, words: list[bytes], voice: Voice) -> int:
-    if len(words) != 1 or not is_elsewhere(words[0]):
+    if len(words) != 1:
         raise usage("cache fetch takes one reference to an image", "docker://NAME:TAG, for example")
     display = Display(voice, escape(words[0]), options.progress)
     with telling(display):
-        found = obtained(call, b"fetch", options, words[0], display)
+        if is_elsewhere(words[0]):
+            found = obtained(call, b"fetch", options, words[0], display)
+        else:
+            found = unpacked(call, options, _file(words[0]), voice, runs=False)
         answer(_json({"path": os.fsdecode(found.path), "key": found.key.decode()}) if options.json
                else f"{os.fsdecode(found.path)}\n")
         while options.wait and os.read(0, 4096):
             pass
         found.close()
     return display.status
+
+
+def _file(text: bytes) -> Unshown:
+    """An image file, which is unpacked as where nobody can show it."""
+    gathered = facts.gather()
+    image = find(text, gathered.cwd, HostDisk(gathered.mounts), gathered.mounts)
+    if image.form != "file":
+        raise DunnageError(f"fetch '{escape(text)}'", "it is a directory", "run it as it is")
+    return Unshown(image, "it was asked for", "")
 
 
 def _kinds(words: Iterable[bytes]) -> set[str]:
