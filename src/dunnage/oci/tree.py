@@ -153,11 +153,8 @@ class Tree:
 
     def find(self, path: bytes) -> Directory | None:
         """A directory by its real place; None if there is none, or something else is on the way."""
-        if not path:
-            return self.root
-        known = self._held.pop(path, None)
+        known = self._known(path)
         if known is not None:
-            self._held[path] = known  # as the one that was used last
             return known
         here, left = self._nearest(path)
         for name in left:
@@ -168,6 +165,15 @@ class Tree:
                     return None
                 raise
         return here
+
+    def _known(self, path: bytes) -> Directory | None:
+        """One that is open already."""
+        if not path:
+            return self.root
+        known = self._held.pop(path, None)
+        if known is not None:
+            self._held[path] = known  # as the one that was used last
+        return known
 
     def _nearest(self, path: bytes) -> tuple[Directory, list[bytes]]:
         """The open directory that is nearest to it on the way, and the names that are left."""
@@ -184,11 +190,8 @@ class Tree:
 
         Missing ones are made when no link is on the way; without `make` FileNotFoundError tells of them.
         """
-        if not path:
-            return self.root
-        known = self._held.pop(path, None)
+        known = self._known(path)
         if known is not None:
-            self._held[path] = known  # as the one that was used last
             return known
         if path in self._links:
             found = self.find(self._links[path])
