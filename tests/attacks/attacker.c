@@ -336,6 +336,11 @@ static void meddling_with(const char *target) {
 	tried(named("10", target, "oom"), fd < 0 ? -1 : write(fd, "500", 3));
 }
 
+/* The process is not there, or no longer: it may have ended since its name was read. */
+static bool ended(int error) {
+	return error == ENOENT || error == ESRCH;
+}
+
 /* Whatever is visible and not ours. */
 static void helpers(void) {
 	/* of a thread of the kernel, maps can be opened, and is empty */
@@ -350,16 +355,16 @@ static void helpers(void) {
 		if (ptrace(PTRACE_SEIZE, pid, 0, 0) == 0) {
 			traced++;
 			ptrace(PTRACE_DETACH, pid, 0, 0);
-		} else {
+		} else if (!ended(errno)) {
 			refused = errno;
 		}
 		for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
 			int fd = open(path("/proc/", each->d_name, path("/", names[i].name, "")), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 			char byte;
-			if (fd < 0)
-				errors[i] = errno;
-			else
+			if (fd >= 0)
 				leaks[i] += !names[i].read || read(fd, &byte, 1) > 0;
+			else if (!ended(errno))
+				errors[i] = errno;
 			close(fd);
 		}
 	}
