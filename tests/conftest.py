@@ -25,6 +25,13 @@ TOP = Path(__file__).resolve().parents[1]
 BUILD = TOP / "launcher" / "build"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker's process group is one that SIGTSTP can stop, which the kernel spares where nobody of the session
+    looks after a group: where the tests are started in the background of something that has ended."""
+    if hasattr(config, "workerinput"):
+        os.setpgid(0, 0)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("kernel") is None:
         return
