@@ -20,7 +20,10 @@ from dunnage.oci.source import Blob, Verified
 from images.making import Image, Shelf, digest, file, layer
 from registry.servers import PASSWORD, USER, Scripted, Server
 
-QUICK = Patience(connect=10, silence=0.3)  # a silence that a test can wait for
+# A machine of tests may be slow: who counts attempts and pauses must not take it for a server that fell silent.
+LONG = Patience(connect=100, silence=100)
+# For servers that do fall silent: a silence that a test can wait for, and it does no harm to take a slow one for such.
+SHORT = Patience(connect=100, silence=0.3, attempts=50)
 NAME = "some/name"
 
 
@@ -63,7 +66,7 @@ class Sleepless(Clock):
         return 1.0
 
 
-def access(*plain: str, login: Optional[Login] = None, patience: Patience = QUICK, clock: Optional[Clock] = None,
+def access(*plain: str, login: Optional[Login] = None, patience: Patience = LONG, clock: Optional[Clock] = None,
            credentials: Optional[Credentials] = None, environment: Optional[Mapping[str, str]] = None,
            limits: Optional[Limits] = None, **site: Any) -> Access:
     """To registries of tests; `login` is given for the one that the reference names."""

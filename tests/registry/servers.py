@@ -37,7 +37,7 @@ from images.making import Shelf
 USER, PASSWORD = "somebody", "open sesame"
 HTPASSWD = f"{USER}:$2b$04$zQi1fytoJ5oc0TbW5GYe/u0mFvkSlcR8Lv4td1sX/fqzIiqoYTCNi\n"
 SERVICE, ISSUER = "registry of tests", "tests"
-TIMEOUT = 30  # seconds until a server that does not start, or a client that does not come, is a failure
+TIMEOUT = 100  # seconds until a server that does not start, or a client that does not come, is a failure
 
 
 # -- certificates -------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def _listening(process: subprocess.Popen[bytes], log: Path) -> str:
     """Its address, which it prints when it listens."""
     last = time.monotonic() + TIMEOUT
     while time.monotonic() < last:
-        found = re.search(r"listening on (127\.0\.0\.1:[1-9]\d*)", log.read_text())
+        found = re.search(r"listening on (127\.0\.0\.1:[1-9]\d*)\D", log.read_text())
         if found:
             return found[1]
         assert process.poll() is None, log.read_text()

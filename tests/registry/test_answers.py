@@ -14,7 +14,7 @@ from registry.pulling import (
     LARGE,
     LARGE_PATH,
     NAME,
-    QUICK,
+    SHORT,
     access,
     blobs,
     pull,
@@ -72,7 +72,7 @@ def test_broken_chunks_are_an_error(path: str, body: bytes) -> None:
         server.serve(NAME, shelf())
         server.always("GET", path, hang(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"x" * 100))
         with pytest.raises(Refused):
-            pull(source(server.host, access(server.host, patience=replace(QUICK, silence=0.1))))
+            pull(source(server.host, access(server.host, patience=replace(SHORT, silence=0.1, attempts=5))))
 
 
 @requirement("LAY-99")
@@ -183,7 +183,7 @@ def test_damaged_answer_is_refused_or_the_image_is_right_all_the_same(seed: int)
     with Damaging(random.Random(seed)) as server:
         server.serve(NAME, made)
         for _ in range(40):
-            given = access(server.host, patience=replace(QUICK, silence=0.05))
+            given = access(server.host)
             try:
                 assert sorted(pull(source(server.host, given)).layers, key=len) == blobs(made)
                 outcomes["right"] += 1

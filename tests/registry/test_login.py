@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from containers.front import Front
+from containers.launch import TIMEOUT
 from containers.terminal import read_until
 from registry.pulling import LARGE_PATH, NAME, shelf
 from registry.servers import PASSWORD, USER, Scripted, basic, certificates, cut
@@ -166,7 +167,7 @@ def test_password_that_is_typed_is_not_shown(dunnage: Front, tmp_path: Path) -> 
             shown += read_until(leader, b"Password of ")
             os.write(leader, f"{PASSWORD}\n".encode())
             shown += read_until(leader, b"logged in to")
-            assert process.wait(30) == 0
+            assert process.wait(TIMEOUT) == 0
         finally:
             process.kill()
             process.wait()

@@ -161,10 +161,10 @@ def test_host_that_the_site_allows_is_asked_by_https_without_credentials(certifi
 
 @requirement("LAY-94", "REG-31")
 def test_registry_that_is_down_is_an_error_and_no_other_is_asked() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed, Scripted() as other:
+    with socket.socket() as closed, Scripted() as other:
+        closed.bind(("127.0.0.1", 0))  # nobody listens there, and nobody else can begin to
         other.serve(NAME, shelf())
         down = f"127.0.0.1:{closed.getsockname()[1]}"
-        closed.close()
         given = access(down, other.host, default=other.host, mirrors=((other.host, other.host),))
         with pytest.raises(Refused) as caught:
             pull(source(down, given))

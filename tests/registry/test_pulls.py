@@ -1,7 +1,6 @@
 """Pulling from the registry that sites run, and from an honest one of ours."""
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from dunnage.oci.image import resolve, wanted_platform
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused
 from dunnage.oci.registry import RegistrySource
+from images.apart import ended, forked
 from images.making import Image, Shelf, digest, file, layer
 from registry.pulling import NAME, access, blobs, content, pull, said, shelf, somebody, source
 from registry.servers import (
@@ -226,12 +226,14 @@ def test_forked_process_has_connections_of_its_own() -> None:
         found = source(server.host, access(server.host))
         layers = resolve(found, wanted_platform(""), Limits()).manifest.layers
         before = server.connections
-        child = os.fork()
-        if child == 0:
+
+        def fetch() -> None:
             found.apart()
-            os._exit(0 if content(found, layers[1]) else 1)
+            assert content(found, layers[1])
+
+        child = forked(fetch)
         assert content(found, layers[0])
-        assert os.waitpid(child, 0)[1] == 0
+        assert ended(child) == 0
         assert content(found, layers[0])
         found.close()
         assert server.connections == before + 1
@@ -262,11 +264,12 @@ def test_token_of_the_parent_serves_its_children() -> None:
         server.serve(NAME, shelf())
         found = source(server.host, access(server.host, login=somebody()))
         layers = resolve(found, wanted_platform(""), Limits()).manifest.layers
-        child = os.fork()
-        if child == 0:
+
+        def fetch() -> None:
             found.apart()
-            os._exit(0 if content(found, layers[0]) else 1)
-        assert os.waitpid(child, 0)[1] == 0
+            assert content(found, layers[0])
+
+        assert ended(forked(fetch)) == 0
         found.close()
         assert len(server.tokens.seen) == 1
 

@@ -8,7 +8,7 @@ import pytest
 
 from containers.features import need
 from images.making import MANIFEST, Image, Shelf, file, layer
-from registry.servers import Scripted, cut, docker_registry, endless, status
+from registry.servers import TIMEOUT, Scripted, cut, docker_registry, endless, status
 
 
 def shelf() -> Shelf:
@@ -18,7 +18,7 @@ def shelf() -> Shelf:
 
 
 def get(host: str, target: str, **headers: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(host, timeout=30)
+    connection = http.client.HTTPConnection(host, timeout=TIMEOUT)
     try:
         connection.request("GET", target, headers=headers)
         answer = connection.getresponse()
