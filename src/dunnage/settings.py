@@ -237,6 +237,7 @@ IMAGES = (b"pull", b"build", b"inspect", b"cache")  # fetch and read images, sta
 _CREDENTIALS: dict[bytes, Row] = {
     b"username": (VALUE, "username", ()), b"password": (VALUE, "password", ()),
     b"password-stdin": (FLAG, "password_stdin", ()), b"authfile": (VALUE, "authfile", ()),
+    b"no-https": (FLAG, "no_https", (b"NOHTTPS", b"NO_HTTPS")),
 }
 
 # What one verb knows beyond ACTION, or beyond --help.

@@ -336,6 +336,7 @@ REGISTRY_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
         b"password": ("WORD", "its password; better --password-stdin, as others can read arguments"),
         b"password-stdin": ("", "read the password from standard input"),
         b"authfile": ("FILE", "keep credentials there instead of ~/.config/dunnage/registries.json"),
+        b"no-https": ("", "speak plain HTTP to a registry on this machine"),
         b"help": ("", "show this help"),
     }),
 )

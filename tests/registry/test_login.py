@@ -57,6 +57,20 @@ def test_password_comes_from_standard_input(dunnage: Front, tmp_path: Path) -> N
         assert server.seen[-1].headers["authorization"] == basic(USER, PASSWORD)
 
 
+def test_registry_of_plain_http_on_this_machine_is_one_option_away(dunnage: Front, tmp_path: Path) -> None:
+    """As for pulls: those who reach it by --no-https are told to log in."""
+    with Scripted(auth="basic") as server:
+        server.serve(NAME, shelf())
+        words = ["registry", "login", "-u", USER, "-p", PASSWORD]
+        env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        done = dunnage(*words, server.host, env=env)
+        assert done.status == 255 and f"log in to {server.host}: " in done.err and not server.seen
+        done = dunnage(*words, "--no-https", "registry.example.org", env=env)
+        assert done.status == 255 and "only registries on this machine" in done.err
+        assert dunnage(*words, "--no-https", server.host, env=env).status == 0
+        assert dunnage("inspect", "--no-https", f"docker://{server.host}/{NAME}:t", env=env).status == 0
+
+
 @pytest.mark.parametrize("auth", ["basic", "token"])
 def test_credentials_that_the_registry_does_not_take_are_not_kept(dunnage: Front, tmp_path: Path, auth: str) -> None:
     with Scripted(auth=auth) as server:

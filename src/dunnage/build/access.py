@@ -31,7 +31,7 @@ def access(
     if references.is_remote(reference):
         registry = references.parse(reference, registries).registry
         if options.no_https:
-            registries = _without_tls(registries, registry, options.origins.get("no_https", "--no-https"))
+            registries = without_tls(registries, registry, options.origins.get("no_https", "--no-https"))
         given = _given(options, registry)
     return Access(registries, credentials(options, variables, voice, given), variables, voice)
 
@@ -106,7 +106,7 @@ def _wrong(policy: SitePolicy, key: str, entry: bytes, right: str) -> DunnageErr
 
 # -- what the caller says -----------------------------------------------------------------------
 
-def _without_tls(registries: Registries, registry: str, origin: str) -> Registries:
+def without_tls(registries: Registries, registry: str, origin: str) -> Registries:
     """Anybody between here and another machine could read and change what comes: that is the site's to decide."""
     if not is_loopback(re.sub(r":\d+$", "", registry)):
         raise DunnageError(f"use {origin} with {registry}", "only registries on this machine are asked that way",

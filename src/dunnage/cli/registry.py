@@ -6,7 +6,7 @@ import sys
 
 import dunnage
 from dunnage import libraries
-from dunnage.build.access import asked, credentials, registries_of, text_of
+from dunnage.build.access import asked, credentials, registries_of, text_of, without_tls
 from dunnage.cli.parse import usage
 from dunnage.errors import DunnageError
 from dunnage.host import site
@@ -15,6 +15,7 @@ from dunnage.oci import auth
 from dunnage.oci.auth import Login
 from dunnage.oci.door import Access, check_login
 from dunnage.oci.reference import SCHEMES
+from dunnage.oci.refusal import Refused
 from dunnage.oci.registries import host
 
 TYPE_CHECKING = False
@@ -48,8 +49,14 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
     for text in policy.warnings:
         voice.warning(text)
     libraries.enable()
-    found = Access(registries_of(policy), credentials(options, environment, voice), environment, voice)
-    wanted = check_login(registry, login, found)
+    registries = registries_of(policy)
+    if options.no_https:
+        registries = without_tls(registries, registry, options.origins.get("no_https", "--no-https"))
+    found = Access(registries, credentials(options, environment, voice), environment, voice)
+    try:
+        wanted = check_login(registry, login, found)
+    except Refused as refused:
+        raise refused.where(verb="log in to", reference=registry) from None
     _keep(place, registry, login)
     voice.info(f"logged in to {registry} as {login.user}; {place} keeps it" if wanted else
                f"{registry} wants no credentials to be asked; {place} keeps them all the same")
