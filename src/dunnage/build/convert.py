@@ -20,6 +20,7 @@ from dunnage.errors import DunnageError
 from dunnage.host.tree import DiskTree
 from dunnage.image import sif
 from dunnage.image.file import ImageFile
+from dunnage.image.squashfs import Unsupported
 from dunnage.messages import errno_name, escape, remedy
 from dunnage.oci import document, scripts
 from dunnage.oci.attributes import Files
@@ -112,6 +113,8 @@ def _converted(found: ImageFile, stage: Staging, target: Target, wishes: Wishes)
     """An open image file, into what the target wants."""
     shown = escape(found.name)
     file, offset, size = found.fd, found.offset, found.size
+    with contextlib.suppress(Unsupported):  # of a compressor that is not known here only the superblock is looked at
+        found.tree()
     wishes.teller.note("converting")
     if target.form == SIF:
         out = stage.file()

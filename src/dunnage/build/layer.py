@@ -122,15 +122,16 @@ def _file(directory: int, name: bytes, path: bytes, out: Sink) -> None:
         out.write(_header(path, found, REGULAR, more=_attributes(file, b"", path)))
         left = found.st_size
         while left:
-            piece = os.read(file, min(PIECE, left))
+            try:
+                piece = os.read(file, min(PIECE, left))
+            except OSError as error:
+                raise _unreadable(path, error) from None
             if not piece:
                 raise DunnageError(f'read "{escape(path)}" of the tree', "it becomes shorter while it is read",
                                    "let nobody change the tree meanwhile")
             out.write(piece)
             left -= len(piece)
         out.write(bytes(-found.st_size % BLOCK))
-    except OSError as error:
-        raise _unreadable(path, error) from None
     finally:
         os.close(file)
 
