@@ -19,6 +19,7 @@ from dunnage.oci.image import Image as Resolved
 from dunnage.oci.image import host_platform, resolve
 from dunnage.oci.layout import read_all
 from dunnage.oci.limits import Limits
+from dunnage.oci.refusal import Refused
 from dunnage.oci.source import Source, Verified
 from images.making import (
     Image,
@@ -191,8 +192,30 @@ def test_what_is_no_archive_is_said_without_waiting(tmp_path: Path, scheme: str)
     with refused("LAY-30", "it is no tar archive"):
         read(f"{scheme}:{tmp_path}/text")
     (tmp_path / "empty").write_bytes(b"")
-    with refused("LAY-24", "is not there"):
+    with refused("LAY-30", "it is empty"):
         read(f"{scheme}:{tmp_path}/empty")
+
+
+@pytest.mark.requirement("LAY-26", "LAY-30")
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+@pytest.mark.parametrize("cut", [100, 1500, 3 << 15])
+def test_archive_that_was_cut_short_is_to_be_copied_again(place: Path, compression: str, cut: int) -> None:
+    """Wherever that is: in a header, in a member of the layout, in a layer."""
+    big = Image(layer(file("random", os.urandom(1 << 17))))
+    place.write_bytes(compress(docker_archive([(big, ["some/name:t"])]), compression)[:cut])
+    with pytest.raises(Refused) as caught:
+        read(f"docker-archive:{place}")
+    assert caught.value.rule in ("LAY-26", "LAY-30") and caught.value.hint == "fetch or copy it again"
+
+
+def test_archive_of_the_other_kind_is_said(place: Path) -> None:
+    place.write_bytes(docker_archive([(HELLO, ["some/name:t"])]))
+    with pytest.raises(Refused, match="docker-archive:"):
+        read(f"oci-archive:{place}")
+    shelf = Shelf()
+    shelf.add(HELLO, "t")
+    with pytest.raises(Refused, match="oci-archive:"):
+        read(f"docker-archive:{shelf.write_oci_archive(place)}")
 
 
 def _read_in_child(source: Source, done: Any) -> None:

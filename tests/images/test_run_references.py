@@ -399,6 +399,8 @@ def test_without_cache_the_image_is_gone_at_the_end(
     words = ["hi"] if verb == ["run"] else command
     done = account(*verb, "--disable-cache", "--tmpdir", scratch, shelf["oci"], *words)
     assert (done.status, done.out) == {"run": (0, "hi\n"), "explain": (0, done.out)}.get(verb[0], (7, "new\n")), done
+    assert "kept in the cache" not in done.err
+    assert verb == ["explain"] or f"{SANDBOX}, which is removed at the end" in done.err
     assert not os.listdir(scratch) and not account.cache.exists()
 
 

@@ -72,6 +72,12 @@ def test_image_that_is_none(front: Front, tmp_path: Path, kind: str, words: list
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("reference", ["dokcer://alpine:3", "oci-arhive:image.tar:t"])
+def test_misspelt_form_of_an_image_is_told_which_there_are(dunnage: Front, reference: str) -> None:
+    line = dunnage.fatal("exec", reference, "/bin/true")
+    assert "ENOENT" in line and "docker://" in line and "oci-archive:" in line
+
+
 @pytest.mark.requirement("CLI-42")
 @pytest.mark.parametrize("reference",
                          ["library://a", "shub://a", "instance://x", "http://x/y"])

@@ -169,6 +169,7 @@ def test_registry_that_is_down_is_an_error_and_no_other_is_asked() -> None:
         with pytest.raises(Refused) as caught:
             pull(source(down, given))
         assert caught.value.rule == "LAY-95" and "ECONNREFUSED" in caught.value.reason and down in caught.value.reason
+        assert "network" in caught.value.hint
         assert not other.connections
 
 

@@ -149,6 +149,7 @@ def test_a_bad_env_is_refused_without_showing_it() -> None:
     ("exec IMG", "exec needs a command after the image"),
     ("run", "run needs an image"),
     ("version please", "version takes no argument 'please'"),
+    ("inspect IMG --json", "inspect takes no argument '--json'"),
     ("", "no command given"),
 ])
 @pytest.mark.parametrize("name", ["dunnage", "apptainer"])
@@ -163,6 +164,7 @@ def test_usage_errors_suggest_what_was_meant() -> None:
     assert refusal("exec --debug IMG x").fix == "give --debug before the verb"
     assert refusal("exec -ev IMG x").fix == "give -v before the verb"
     assert refusal("-C exec IMG x").fix == "give -C after the verb"
+    assert refusal("inspect IMG --json").fix == "write options before the image"
 
 
 @requirement("CLI-16", "FLG-48", "FLG-49")

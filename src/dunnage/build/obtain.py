@@ -96,6 +96,11 @@ def obtain(
         raise refused.where(verb=verb, reference=reference) from None
 
 
+def fate(options: Options) -> str:
+    """What becomes of a tree that is unpacked to be run, for people."""
+    return "removed at the end" if options.disable_cache else "kept in the cache"
+
+
 class _Request:
     def __init__(
         self, source: Source, kept: Store, options: Options, limits: Limits, listener: Listener, runs: bool,
@@ -105,6 +110,7 @@ class _Request:
         self._arch = os.fsdecode(options.arch + (b"/" + options.arch_variant if options.arch_variant else b""))
         self._wanted = wanted_platform(self._arch)
         self._ways = {"special": options.special}
+        self._fate = fate(options)
         self._limits = limits
         self._listener = listener
         self._runs = runs
@@ -151,7 +157,7 @@ class _Request:
 
         if self._runs:
             self._listener.info(f"unpacking {escaped(os.fsencode(image.reference))} to a temporary sandbox, which is "
-                                "kept in the cache")
+                                f"{self._fate}")
         for name, data in ((MANIFEST, image.manifest_data), (CONFIG, image.config_data)):
             file = os.open(name, NEW_FILE | os.O_EXCL, 0o600, dir_fd=entry)
             with open(file, "wb") as out:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dunnage.build import cache
 from dunnage.build.bounds import limits_of
-from dunnage.build.obtain import Listener, Obtained
+from dunnage.build.obtain import Listener, Obtained, fate
 from dunnage.build.pack import search
 from dunnage.build.unsquash import unsquash
 from dunnage.image import file
@@ -44,7 +44,7 @@ def unpacked(
 
             def make(entry: int) -> Details:
                 if runs:
-                    listener.info(f"unpacking {escape(image.text)} to a temporary sandbox, which is kept in the cache: "
+                    listener.info(f"unpacking {escape(image.text)} to a temporary sandbox, which is {fate(options)}: "
                                   f"{unshown.reason}")
                 path = search(policy.binary_path, os.fsdecode(environment.get(b"PATH", b"")))
                 for warning in _unpack(found, entry, options, path, limits):

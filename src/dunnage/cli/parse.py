@@ -155,7 +155,8 @@ def _count(name: bytes, verb: bytes, words: list[bytes]) -> None:
         raise usage(f"{verb.decode()} needs {missing}",
                     f"see `{name.decode()} {verb.decode()} --help`")
     if most is not None and len(words) > most:
-        raise usage(f"{verb.decode()} takes no argument '{escape(words[most])}'")
+        raise usage(f"{verb.decode()} takes no argument '{escape(words[most])}'",
+                    "write options before the image" if words[most].startswith(b"-") else "")
 
 
 def _take_twins(table: dict[bytes, Row], twins: dict[bytes, bytes], options: Options) -> None:

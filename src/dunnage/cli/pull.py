@@ -26,6 +26,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         refuse_elsewhere(reference, "pull")
         if not is_elsewhere(reference):
             raise usage(f"'{escape(reference)}' is no reference to an image",
+                        "write options before the image" if reference.startswith(b"--") else
                         "write docker://NAME:TAG, or `build` from a file or directory")
         name = (given[0] if given else options.output) or default_name(reference, options.sandbox)
         place = os.path.join(options.directory, name)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dunnage.plan.mounts import Server
 
 UNPACKED = "/cvmfs/unpacked.cern.ch"
+ELSEWHERE = "images that are no directory or file begin with docker://, oras://, oci:, oci-archive: or docker-archive:"
 
 
 class Reference:
@@ -134,6 +135,9 @@ def _unreachable(text: bytes, given: bytes, error: OSError) -> DunnageError:
     if name == "ENOENT":
         parent = given.rstrip(b"/").rsplit(b"/", 1)[0] or b"/"
         why, fix = "it does not exist", f"check the spelling: `ls {escape(parent)}`"
+        head, colon, _ = text.partition(b":")
+        if colon and b"/" not in head:
+            fix = f"check the spelling: {ELSEWHERE}"
         if given.startswith(b"/cvmfs/"):
             fix += "; is CVMFS mounted on this machine?"
     elif name == "ENOTDIR":

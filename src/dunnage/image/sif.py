@@ -181,10 +181,10 @@ def read(fd: int, name: bytes = b"") -> Sif:
     shown = escape(name) or "file"
     size = posix.fstat(fd).st_size
     if size < HEADER.size:
-        raise _refused(shown, "it is too short for a SIF file")
+        raise _refused(shown, "it is too short for a SIF file", _AGAIN)
     fields = HEADER.unpack(_take(fd, 0, HEADER.size, shown))
     if fields[1] != MAGIC:
-        raise _refused(shown, "it is not a SIF file")
+        raise _refused(shown, "it is not a SIF file", "give one, or make it: `build NEW.sif SOURCE`")
     if fields[2] != VERSION:
         raise _refused(shown, f"it is of version '{escape(fields[2].rstrip(bytes(1)))}' of the SIF format, not 01")
     sif = Sif(fd, shown, size, fields[:5], fields[5:])

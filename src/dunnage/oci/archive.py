@@ -30,6 +30,7 @@ LINKS = 40
 MARKS = 128         # states of a decoder that are kept, 100 KiB each
 APART = 4 << 20     # bytes between two of them, at least
 SLICE = 32 << 10    # bytes that such a decoder takes and gives
+ANEW = "fetch or copy it again"
 LAYER_TYPES = {"none": "application/vnd.oci.image.layer.v1.tar", "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
                "zstd": "application/vnd.oci.image.layer.v1.tar+zstd"}
 
@@ -55,8 +56,12 @@ def open_file(path: bytes, limits: Limits) -> Positioned:
     except OSError as error:
         raise cannot_open(path, error) from None
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise Refused("LAY-21", "it is no regular file", "a layout in a directory is named by oci:")
+        there = os.fstat(file)
+        if not stat.S_ISREG(there.st_mode):
+            hint = "a layout in a directory is named by oci:" if stat.S_ISDIR(there.st_mode) else "give an archive"
+            raise Refused("LAY-21", "it is no regular file", hint)
+        if not there.st_size:
+            raise Refused("LAY-30", "it is empty", ANEW)
         found = compression.name(os.pread(file, 512, 0))
     except Refused:
         os.close(file)
@@ -168,11 +173,11 @@ class _Inflated(_Plain):
                 place.decoder = zlib.decompressobj(31)
             data = place.input or self._input(place)
             if not data:
-                raise Refused("LAY-26", "the archive's gzip stream ends too early")
+                raise Refused("LAY-26", "the archive's gzip stream ends too early", ANEW)
             try:
                 piece: bytes = place.decoder.decompress(data, SLICE)
             except zlib.error:
-                raise Refused("LAY-26", "the archive's gzip stream is damaged") from None
+                raise Refused("LAY-26", "the archive's gzip stream is damaged", ANEW) from None
             place.input = place.decoder.unconsumed_tail
             if piece:
                 return piece
@@ -280,7 +285,7 @@ class Member:
     def read(self, size: int) -> bytes:
         piece = self._file.read_at(self._at, min(size, self._left))
         if not piece and self._left:
-            raise Refused("LAY-30", "the archive is truncated")
+            raise Refused("LAY-30", tar.TRUNCATED, ANEW)
         self._at += len(piece)
         self._left -= len(piece)
         return piece
@@ -314,6 +319,10 @@ def _entries(file: Positioned, limits: Limits) -> Iterator[tuple[tar.Entry, int]
         try:
             entry = next(reader, None)
         except Refused as refused:
+            if refused.hint == ANEW:
+                raise
+            if refused.reason == tar.TRUNCATED:
+                raise Refused(refused.rule, refused.reason, ANEW, refused.entry) from None
             if at == 0:  # text, a disk image, ...
                 raise Refused(refused.rule, f"it is no tar archive: {refused.reason}") from None
             raise
@@ -322,7 +331,7 @@ def _entries(file: Positioned, limits: Limits) -> Iterator[tuple[tar.Entry, int]
         yield entry, blocks.at
         at = blocks.at + reader.ahead
         if reader.ahead and not file.read_at(at - 1, 1):
-            raise Refused("LAY-30", "the archive is truncated", entry=entry.name)
+            raise Refused("LAY-30", tar.TRUNCATED, ANEW, entry.name)
 
 
 def _inside(path: bytes) -> bytes:

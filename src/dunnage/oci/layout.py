@@ -198,16 +198,20 @@ def missing(path: bytes) -> Refused:
     algorithm = folder.rpartition(b"/")[2].decode("ascii", "backslashreplace")
     if folder.startswith(b"blobs/"):
         return Refused("LAY-24", f"the blob {algorithm}:{escape(name)} is not there")
-    return Refused("LAY-24", f"`{escape(path)}` is not there")
+    hint = "what `docker save` writes is named by docker-archive:" if path == b"oci-layout" else ""
+    return Refused("LAY-24", f"`{escape(path)}` is not there", hint)
 
 
 def cannot_read(error: OSError) -> DunnageError:
     return DunnageError("read the image", errno_name(error.errno or 0), kind=IMAGE)
 
 
-def cannot_open(path: bytes, error: OSError, fix: Optional[str] = None) -> DunnageError:
+def cannot_open(path: bytes, error: OSError, fix: str = "") -> DunnageError:
     name = errno_name(error.errno or 0)
     why = {"ENOENT": "it does not exist", "ENOTDIR": "it is not a directory", "EACCES": "your account may not read it",
            "EISDIR": "it is a directory"}.get(name, "it cannot be read")
-    return DunnageError(f"open the image '{escape(path)}'", f"{name}, {why}",
-                        fix if fix and name in ("ENOTDIR", "EISDIR") else "", kind=IMAGE)
+    if not path:
+        why, fix = "the name is empty", "write its path behind the colon"
+    elif not fix or name not in ("ENOTDIR", "EISDIR"):
+        fix = "check the spelling" if name in ("ENOENT", "ENOTDIR") else ""
+    return DunnageError(f"open the image '{escape(path)}'", f"{name}, {why}", fix, kind=IMAGE)

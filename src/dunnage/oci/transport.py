@@ -39,6 +39,7 @@ LONGEST_URL = 16 << 10
 BUFFER = 8 << 10        # for heads; what is larger is read past it
 PIECE = 256 << 10       # read at once: larger ones cost more to allocate than they save
 LEFT_OVER = 16 << 10    # of an answer that nobody wants, and that is read for the sake of its connection
+REACHING = "check the spelling, the network and the proxy variables"
 AGENT = f"dunnage/{__version__}"
 
 
@@ -447,7 +448,7 @@ def _unknown_name(cause: BaseException, who: str) -> Failure:
     number = cause.args[0] if cause.args else 0
     names = {getattr(socket, name): name for name in dir(socket) if name.startswith("EAI_")}
     return Failure(f"the name of {who} is not known: {names.get(number, 'EAI_FAIL')}",
-                   again=number == socket.EAI_AGAIN, hint="check the spelling, the network and the proxy variables")
+                   again=number == socket.EAI_AGAIN, hint=REACHING)
 
 
 def _broken(cause: BaseException, who: str) -> Failure:
@@ -472,7 +473,7 @@ def _system(cause: BaseException, who: str) -> Failure:
         refused = re.search(r"Tunnel connection failed: (\d{3})", str(cause))
         said = f"answers {refused[1]}" if refused else "closed the connection"
         return Failure(f"{who} {said}", again=not refused or refused[1].startswith("5"))
-    return Failure(f"{who} cannot be reached: {errno_name(number)}")
+    return Failure(f"{who} cannot be reached: {errno_name(number)}", hint=REACHING)
 
 
 # In this order: the most exact cause counts.
