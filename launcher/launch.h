@@ -47,6 +47,8 @@ const struct record *find(const struct plan *plan, enum operation_id id);
 /* Zeroed. Ends the programme when there is none. */
 void *reserve(size_t count, size_t size);
 void release(void *memory);
+/* The list, with room for one more than the `count` that it holds; it began as NULL. */
+void *room_for_one(void *list, size_t count, size_t size);
 
 /* ---- report.c: messages ---- */
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "launch.h"
 
@@ -27,6 +28,16 @@ void *reserve(size_t count, size_t size) {
 	if (!memory)
 		die("free some memory, or raise the limit of it (ulimit -v)", ENOMEM, "calloc", "start the container, at %s", speech.doing);
 	return memory;
+}
+
+void *room_for_one(void *list, size_t count, size_t size) {
+	if (count && (count < 16 || count & (count - 1)))
+		return list;
+	void *larger = reserve(count ? 2 * count : 16, size);
+	if (count)
+		memcpy(larger, list, count * size);
+	release(list);
+	return larger;
 }
 
 void release(void *memory) {

@@ -149,13 +149,14 @@ void front_again(const char *reason) {
 
 /* ---- descriptors ---- */
 
-static int kept[16];
+static int *kept; /* sorted */
 static size_t kept_count;
 
 void keep(int fd) {
 	size_t at = kept_count;
-	if (fd < 0 || kept_count == sizeof kept / sizeof *kept)
+	if (fd < 0)
 		return;
+	kept = room_for_one(kept, kept_count, sizeof *kept);
 	for (; at && kept[at - 1] > fd; at--)
 		kept[at] = kept[at - 1];
 	kept[at] = fd;

@@ -149,8 +149,8 @@ static void hold_descriptors(void) {
 		if (plan->records[i].id != OP_HOLD)
 			continue;
 		int fd = (int)number(&plan->records[i], 0);
-		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
-			die("open it before the start", errno, "fcntl", "hold descriptor %s", plan->records[i].field[0]);
+		if (fd == procfs || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+			die("open it before the start", EBADF, "fcntl", "hold descriptor %s", plan->records[i].field[0]);
 		keep(fd);
 	}
 }
@@ -168,8 +168,7 @@ static void watch_caller(const struct record *record) {
 	caller_pidfd = (int)syscall(NR_PIDFD_OPEN, caller_pid, 0); /* Linux 5.3; before, we look who our parent is */
 	if (caller_pidfd < 0 && errno == ESRCH)
 		caller_gone();
-	if (caller_pidfd >= 0)
-		fcntl(caller_pidfd, F_SETFD, FD_CLOEXEC);
+	keep(caller_pidfd);
 	if (getppid() != caller_pid)
 		caller_gone();
 }
@@ -307,7 +306,7 @@ static bool killing;
 static unsigned others_killed;
 
 /* Whoever became us may have had children: a shell with background jobs that execs us. They are not ours to end. */
-static pid_t strangers[256];
+static pid_t *strangers;
 static size_t stranger_count;
 
 static bool is_stranger(pid_t pid) {
@@ -318,8 +317,10 @@ static bool is_stranger(pid_t pid) {
 }
 
 static void note_stranger(pid_t pid) {
-	if (pid != child && stranger_count < sizeof strangers / sizeof *strangers)
-		strangers[stranger_count++] = pid;
+	if (pid == child)
+		return;
+	strangers = room_for_one(strangers, stranger_count, sizeof *strangers);
+	strangers[stranger_count++] = pid;
 }
 
 static unsigned still_ours;
@@ -824,7 +825,6 @@ static _Noreturn void outer_process(void) {
 	if (chdir("/") < 0)
 		die("", errno, "chdir", "leave the working directory");
 	keep(news);
-	keep(caller_pidfd);
 	keep(procfs);
 	servers_keep();
 	slow_at = servers_patience();

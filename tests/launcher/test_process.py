@@ -124,6 +124,16 @@ def test_descriptor_to_keep_that_is_not_open(run: Run) -> None:
     done.refused("cannot keep descriptor 1000: EBADF on fcntl; fix: open it before the start")
 
 
+@pytest.mark.requirement("HRD-13", "HRD-11")
+def test_descriptor_to_keep_is_the_callers_own(run: Run, tmp_path: Path) -> None:
+    """Where one was not open, none of ours that came to have its number passes for it."""
+    (tmp_path / "receipts").mkdir()
+    naming = f"die-with-caller 0\nsupervise\nreceipt {tmp_path}/receipts r.json '{{\"protections\":[{{}}'"
+    for number in range(3, 14):
+        done = run("fds", naming=naming, process=f"workdir fatal /\ndescriptors close\nkeep-descriptor {number}")
+        done.refused(f"cannot keep descriptor {number}: EBADF on fcntl; fix: open it before the start")
+
+
 @pytest.mark.requirement("CLI-03", "HRD-04")
 @pytest.mark.parametrize("closed", [each for count in range(1, 4) for each in itertools.combinations(range(3), count)],
                          ids=str)

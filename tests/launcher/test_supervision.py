@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,44 @@ def test_init_holds_the_lock_where_it_is_the_starters_own_child(
         fcntl.flock(other, fcntl.LOCK_EX)
 
 
+@pytest.mark.requirement("LAY-114")
+@pytest.mark.parametrize("mechanism", ["", "without close_range"])
+@pytest.mark.parametrize("pids", ["new pids", "host pids"])
+def test_any_number_of_descriptors_is_held(launcher: Launcher, image: Path, tmp_path: Path, receipts: Receipts,
+                                           pids: str, mechanism: str) -> None:
+    """And nothing that those who stay need is let go of instead."""
+    held = [os.open(tmp_path / f"lock{number}", os.O_RDWR | os.O_CREAT) for number in range(40)]
+    others = [os.open(tmp_path / f"lock{number}", os.O_RDONLY) for number in range(40)]
+    naming = "".join(f"hold {fd}\n" for fd in held) + receipts.asked + "wall-time 60000 0"
+    make = contained if pids == "new pids" else plan
+    whole = make(image, "fds + wait + exit 5", naming=f"supervise\n{naming}", mechanism=mechanism)
+    try:
+        for fd in held:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        with launcher.start(whole, descriptors=held, stdin=subprocess.PIPE) as running:
+            while held:
+                os.close(held.pop())
+            assert running.stdout is not None
+            assert running.stdout.readline().split() == [b"0:fifo", b"1:fifo", b"2:fifo"]
+            for fd in others:
+                with pytest.raises(BlockingIOError):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            running.communicate(timeout=PATIENCE)
+            assert running.returncode == 5
+        result = receipts.result()
+        assert (result["cause"], result["exit_code"]) == ("itself", 5) and result["executed_us"] is not None
+        for fd in others:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        for fd in held + others:
+            os.close(fd)
+
+
 def test_descriptor_to_hold_that_is_not_open(launcher: Launcher, image: Path) -> None:
-    ended = launcher.run(plan(image, "exit 0", naming="supervise\nhold 1000"))
-    ended.refused("cannot hold descriptor 1000: EBADF on fcntl; fix: open it before the start")
+    """Nor is it held where something of ours came to have its number."""
+    for number in (1000, *range(3, 14)):
+        ended = launcher.run(plan(image, "exit 0", naming=f"supervise\nhold {number}"))
+        ended.refused(f"cannot hold descriptor {number}: EBADF on fcntl; fix: open it before the start")
 
 
 # ---- receipts ----
@@ -257,6 +292,23 @@ def test_background_jobs_of_a_shell_that_became_us_are_not_leftovers(launcher: L
         assert receipts.result()["leftovers"] == 1
     finally:
         os.kill(job, signal.SIGKILL)
+
+
+@pytest.mark.requirement("CLI-48")
+def test_any_number_of_background_jobs_is_spared(launcher: Launcher, image: Path, receipts: Receipts,
+                                                 tmp_path: Path) -> None:
+    listed = tmp_path / "jobs"
+    shell = 'n=300; while [ $n -gt 0 ]; do sleep 700 > /dev/null 2>&1 & echo $!; n=$((n - 1)); done > "$0"; exec "$@"'
+    whole = plan(image, "daemon 60 + exit 5", naming="supervise\n" + receipts.asked)
+    try:
+        ended = launcher.run(whole, wrap=["/bin/sh", "-c", shell, listed])
+        assert ended.status == 5 and gone(int(ended.out))
+        assert not [job for job in listed.read_text().split() if gone(int(job))]
+        assert receipts.result()["leftovers"] == 1
+    finally:
+        for job in listed.read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(job), signal.SIGKILL)
 
 
 @pytest.mark.requirement("ISO-11", "ISO-18")
