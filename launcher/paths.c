@@ -26,7 +26,11 @@ unsigned lacking;
 
 static int openat2(int dir, const char *path, int flags, uint64_t resolve) {
 	struct open_how how = {.flags = (uint64_t)(unsigned)(flags | O_CLOEXEC), .resolve = resolve};
-	return (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
+	int fd;
+	do /* EAGAIN: a rename or mount elsewhere made the kernel unsure */
+		fd = (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
+	while (fd < 0 && errno == EAGAIN);
+	return fd;
 }
 
 /* Kernels before 5.6, or a seccomp profile that predates openat2. */
@@ -72,9 +76,7 @@ static int walk(int dir, const char *path, int flags) {
 static bool try_openat2(int dir, const char *path, int flags, uint64_t resolve, int *fd) {
 	if (lacking & LACK_OPENAT2)
 		return false;
-	do /* EAGAIN: a rename or mount elsewhere made the kernel unsure */
-		*fd = openat2(dir, path, flags | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | resolve);
-	while (*fd < 0 && errno == EAGAIN);
+	*fd = openat2(dir, path, flags | O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | resolve);
 	if (*fd < 0 && (errno == ENOSYS || errno == EPERM))
 		lacking |= LACK_OPENAT2;
 	return !(lacking & LACK_OPENAT2);

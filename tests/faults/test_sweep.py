@@ -1,6 +1,7 @@
 """Every system call of a start fails once, in every process: the launcher says so, or nothing is different."""
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,20 @@ def test_fault_in_a_call_of_each_kind(target: str, tools: tuple[Path, Path], tmp
     """A sample; `make faults` does all of it."""
     with benches(target, tools, tmp_path, dunnage) as made:
         held(sweep(made, target, SAMPLES[target], sample=True))
+
+
+@pytest.mark.requirement("REL-07", "HRD-21")
+def test_kernel_that_is_unsure_of_a_path_is_asked_again(tools: tuple[Path, Path], tmp_path: Path,
+                                                        dunnage: Front) -> None:
+    """EAGAIN of openat2: something on the machine was renamed or mounted while it looked."""
+    names = injector.call_names()
+    with benches("payload", tools, tmp_path, dunnage) as (bench, *_):
+        calls = [call for call in bench.calls if names.get(call.number) == "openat2"]
+        assert len(calls) > 5
+        for call in calls:
+            fault = injector.Fault(call, "e", errno.EAGAIN)
+            outcome = bench.run(fault)
+            assert bench.verdict(fault, outcome) == IDENTICAL, (fault.shown(names), outcome)
 
 
 @pytest.mark.long
