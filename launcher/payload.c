@@ -213,17 +213,26 @@ static void protection_missing(bool fatal, enum fact which, const char *what, co
 	speech.failure = CLASS_SETUP;
 }
 
-/* A call that returned 0 is no proof. */
+/* A call that returned 0 is no proof. Before what is looked for stand the groups, of which there may be thousands. */
 static void read_back(bool filtered) {
 	static const char *const wanted[] = {"CapInh:\t0000000000000000\n", "CapPrm:\t0000000000000000\n",
 		"CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "CapAmb:\t0000000000000000\n",
 		"NoNewPrivs:\t1\n", "Seccomp:\t2\n"};
+	enum { CUT = 32 }; /* a line that goes on in the next piece is shorter */
 	char text[4096];
+	size_t used = 0, count = sizeof wanted / sizeof *wanted - !filtered;
+	unsigned missing = (1u << count) - 1;
 	int fd = openat(procfs, "self/status", O_RDONLY | O_CLOEXEC);
-	ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	text[got < 0 ? 0 : got] = 0;
-	for (size_t i = 0; i < sizeof wanted / sizeof *wanted - !filtered; i++)
-		if (!strstr(text, wanted[i]))
+	for (ssize_t got; missing && fd >= 0 && (got = read(fd, text + used, sizeof text - 1 - used)) > 0;) {
+		text[used += (size_t)got] = 0;
+		for (size_t i = 0; i < count; i++)
+			missing &= strstr(text, wanted[i]) ? ~(1u << i) : ~0u;
+		size_t cut = used < CUT ? used : CUT;
+		memmove(text, text + used - cut, cut);
+		used = cut;
+	}
+	for (size_t i = 0; i < count; i++)
+		if (missing & 1u << i)
 			die("", 0, "the kernel does not show it in /proc/self/status", "protect the payload, %.*s",
 				(int)strcspn(wanted[i], ":"), wanted[i]);
 	if (fd >= 0)

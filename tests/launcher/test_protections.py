@@ -4,6 +4,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from containers.terminal import on_a_terminal, read_until
 
 pytestmark = pytest.mark.kernel
 
+TOP = Path(__file__).resolve().parents[2]
 NOTHING = ("effective=000000000 permitted=000000000 inheritable=000000000 bounding=0 ambient=0 no_new_privs=1 "
            "seccomp={} dumpable=1 "
            "pdeathsig={}")
@@ -36,6 +38,17 @@ def test_capabilities_and_securebits_of_the_caller_are_not_inherited(run: Run) -
     done = run("caps + try mknod /tmp/null + try chroot /tmp + try umount /tmp + nested + try mknod /tmp/null", uid=0,
                gid=0, objects="session 65536 10\nprivate 1 755", placing="attach 1 dir '' 0 /tmp", wrap=wrap)
     assert done.well().lines == [NOTHING.format(0, 0), "EPERM", "EPERM", "EPERM", "ok", "EPERM"]
+
+
+@pytest.mark.requirement("HRD-43", "ATK-47")
+def test_user_of_many_groups_is_protected_too(image: Path, tmp_path: Path) -> None:
+    """The kernel shows them before what is read back, in a longer text than one piece."""
+    need("gcc")
+    sources = [path for path in (TOP / "launcher").glob("*.c") if path.name != "front.c"]
+    launcher = Launcher(tmp_path / "launcher")
+    subprocess.run(["gcc", "-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{TOP}/launcher/build",
+                    "-Wl,--wrap=read", "-o", launcher.path, Path(__file__).with_name("groups.c"), *sources], check=True)
+    assert launcher.run(plan(image, "caps")).well().lines == [NOTHING.format(0, 0)]
 
 
 # Give a file a capability, as the namespace's root may, and start it as another user of it.
