@@ -55,9 +55,10 @@ static void collect(void) {
 	for (struct dirent *entry; dir && (entry = readdir(dir));) {
 		char maker[32];
 		struct stat found;
-		if (strncmp(entry->d_name, prefix, sizeof prefix - 1))
-			continue;
-		pid_t pid = atoi(entry->d_name + sizeof prefix - 1);
+		const char *digits = entry->d_name + sizeof prefix - 1;
+		if (strncmp(entry->d_name, prefix, sizeof prefix - 1) || !*digits || digits[strspn(digits, "0123456789")])
+			continue; /* a site may call others as it likes */
+		pid_t pid = atoi(digits);
 		snprintf(maker, sizeof maker, "%d", pid);
 		if (pid == getpid() || fstatat(procfs, maker, &found, 0) < 0) /* one of our number is older than we are */
 			unlinkat(parent, entry->d_name, AT_REMOVEDIR);

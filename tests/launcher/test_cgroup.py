@@ -87,6 +87,20 @@ def test_what_a_killed_launch_left_is_collected(launcher: Launcher, image: Path)
         alive.rmdir()
 
 
+def test_cgroup_of_another_kind_is_not_collected(launcher: Launcher, image: Path) -> None:
+    """A site may call one as it likes; only with a number behind our name it is a launch's."""
+    others = [delegated() / name for name in ("dunnage-jobs", "dunnage-", "dunnage-0x")]
+    for place in others:
+        place.mkdir()
+    try:
+        launcher.run(in_cgroup(image, "exit 0", 0, 0)).well()
+        assert ours() == {place.name for place in others}
+    finally:
+        for place in others:
+            if place.exists():
+                place.rmdir()
+
+
 def test_what_one_of_our_own_number_left_is_in_nobodys_way(launcher: Launcher, image: Path) -> None:
     wrapper = ["/bin/sh", "-c", 'mkdir "$0/dunnage-$$" && exec "$@"', str(delegated())]
     launcher.run(in_cgroup(image, "exit 0", 0, 0), wrap=wrapper).well()
