@@ -286,7 +286,7 @@ OWN: dict[bytes, dict[bytes, Row]] = {
         b"arch": (VALUE, "arch", ()), b"arch-variant": (VALUE, "arch_variant", ()), b"wait": (FLAG, "wait", ()),
         b"type": (LIST, "types", ()), b"days": (SPEC, "days", ()), b"size": (SPEC, "cache_size", ()),
         b"force": (FLAG, "force", ()), b"dry-run": (FLAG, "dry_run", ()), b"json": (FLAG, "json", ()),
-        b"summary": (FLAG, "summary", ()), b"verbose": (FLAG, "verbose", ()),
+        b"summary": (FLAG, "summary", ()), b"verbose": (FLAG, "verbose", ()), b"contents": (FLAG, "contents", ()),
     },
     b"verify": {
         b"key": (LIST, "keys", ()), b"keyring": (LIST, "keyrings", ()), b"json": (FLAG, "json", ()),

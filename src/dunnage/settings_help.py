@@ -70,8 +70,8 @@ VERBS: dict[bytes, tuple[str, str, str]] = {
         "show, clean and check what is kept of images that were fetched",
         "`fetch` puts an image there, unpacked, and answers with its path. What was not used for longest is removed by "
         "itself when the cache gets too large; what is in use never is. `clean` asks on a terminal, unless there is "
-        "--force. `verify` compares trees with what they were in names, kinds, modes, sizes, times and links, not in "
-        "what their files hold; and files by their digests.",
+        "--force. `verify` compares trees with what they were in names, kinds, modes, sizes, times and links, and "
+        "files by their digests; with --contents also what is in the files of trees, with the image fetched once more.",
     ),
     b"verify": (
         "[options] FILE",
@@ -303,13 +303,13 @@ SIF_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
 )
 
 CACHE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
-    ("What fetch gets, and how", {
+    ("What is fetched, and how", {
         b"arch": ("ARCH", "for this architecture (amd64, arm64/v8...) instead of this machine's"),
         b"arch-variant": ("VARIANT", "variant of it, spelled apart"),
         b"special": SPECIAL,
         **{name: text for name, text in FETCHING.items()
            if name not in (b"disable-cache", b"cache-size", b"tmpdir")},
-        b"tmpdir": ("DIR", "clean: where killed calls with --disable-cache may have left something"),
+        b"tmpdir": ("DIR", "verify: where images grow to be compared. clean: where killed calls may have left some"),
         b"wait": ("", "fetch: stay until standard input ends; nobody removes the image meanwhile"),
     }),
     ("Which images", {
@@ -320,6 +320,7 @@ CACHE_GROUPS: tuple[tuple[str, dict[bytes, tuple[str, str]]], ...] = (
     ("What to do", {
         b"force": ("", "clean: without asking. verify: remove what is damaged"),
         b"dry-run": ("", "clean: only say what would be removed"),
+        b"contents": ("", "verify: fetch each image once more, below --tmpdir, and compare what is in its files"),
     }),
     ("Output", {
         b"summary": ("", "list: only how many there are, and their size"),

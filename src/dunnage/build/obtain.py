@@ -13,7 +13,7 @@ from dunnage.image.reference import last_part
 from dunnage.oci import progress, retry, store
 from dunnage.oci.digest import Digest, parse
 from dunnage.oci.document import MANIFESTS, Descriptor, Platform
-from dunnage.oci.forms import open_source
+from dunnage.oci.forms import again, open_source
 from dunnage.oci.image import Image, resolve, wanted_platform
 from dunnage.oci.limits import Limits
 from dunnage.oci.refusal import Refused
@@ -88,7 +88,7 @@ def obtain(
         source = open_source(reference, limits, access(reference, policy, options, environment, listener))
         try:
             with cache.store(policy, options, environment) as kept:
-                return Obtained(text, _Request(source, kept, options, limits, listener, runs).held())
+                return Obtained(text, _Request(reference, source, kept, options, limits, listener, runs).held())
         finally:
             source.close()
     except Refused as refused:
@@ -103,8 +103,9 @@ def fate(options: Options) -> str:
 
 class _Request:
     def __init__(
-        self, source: Source, kept: Store, options: Options, limits: Limits, listener: Listener, runs: bool,
+        self, text: str, source: Source, kept: Store, options: Options, limits: Limits, listener: Listener, runs: bool,
     ) -> None:
+        self._text = text
         self._source = source
         self._store = kept
         self._arch = os.fsdecode(options.arch + (b"/" + options.arch_variant if options.arch_variant else b""))
@@ -149,6 +150,7 @@ class _Request:
         return Details(
             escaped(os.fsencode(image.reference)), str(image.descriptor.digest), str(image.index.digest),
             str(self._wanted), str(image.config.platform) if image.config is not None else "", digest,
+            again(self._source, self._text, image.descriptor.digest), self._ways["special"],
         )
 
     def _unpacked(self, image: Image, entry: int) -> Details:

@@ -49,7 +49,8 @@ def unpacked(
                 path = search(policy.binary_path, os.fsdecode(environment.get(b"PATH", b"")))
                 for warning in _unpack(found, entry, options, path, limits):
                     listener.warning(warning)
-                return Details(escaped(image.text), str(digest))
+                return Details(
+                    escaped(image.text), str(digest), origin=os.fsdecode(image.path), special=options.special)
 
             held, made = kept.obtain(key, make, listener, GROWTH * found.size)
             if runs and not made:

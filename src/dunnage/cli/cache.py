@@ -1,13 +1,15 @@
 """`cache list`, `fetch`, `clean`, `verify`: what is kept of images that were fetched (CLI-119)."""
 from __future__ import annotations
 
+import copy
 import json
 import os
 import time
+from contextlib import closing
 from typing import Any
 
 import dunnage
-from dunnage.build import cache
+from dunnage.build import cache, contents
 from dunnage.cli.obtaining import obtained, unpacked
 from dunnage.cli.parse import usage
 from dunnage.cli.progress import Display, shown_size, telling
@@ -15,13 +17,16 @@ from dunnage.errors import FAILED, DunnageError
 from dunnage.host import facts, site
 from dunnage.host.tree import HostDisk
 from dunnage.image.reference import Unshown, find, is_elsewhere
-from dunnage.messages import VERBOSE, answer, escape
+from dunnage.messages import VERBOSE, answer, errno_name, escape
+from dunnage.oci.refusal import escape as escaped
+from dunnage.oci.staging import in_order
 from dunnage.oci.store import FILE, TREE, Entry, Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dunnage.build.obtain import Obtained
     from dunnage.cli.call import Call
     from dunnage.messages import Voice
     from dunnage.plan.options import Options
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 KINDS = {b"all": (TREE, FILE), b"tree": (TREE,), b"file": (FILE,), b"oci-tmp": (TREE,), b"blob": (TREE,),
          b"oras": (FILE,), b"library": (FILE,), b"net": (FILE,), b"shub": (FILE,)}
 DAY = 86400
+SHOWN = 10  # names of files
 
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
@@ -55,7 +61,7 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
             return 0
         if options.action == b"clean":
             return _clean(call, store, entries, options, voice)
-        return _verify(store, entries, options, voice)
+        return _verify(call, store, entries, options, voice)
 
 
 def _fetch(call: Call, options: Options, words: list[bytes], voice: Voice) -> int:
@@ -63,16 +69,19 @@ def _fetch(call: Call, options: Options, words: list[bytes], voice: Voice) -> in
         raise usage("cache fetch takes one reference to an image", "docker://NAME:TAG, for example")
     display = Display(voice, escape(words[0]), options.progress)
     with telling(display):
-        if is_elsewhere(words[0]):
-            found = obtained(call, b"fetch", options, words[0], display)
-        else:
-            found = unpacked(call, options, _file(words[0]), voice, runs=False)
+        found = _image(call, b"fetch", options, words[0], display)
         answer(_json({"path": os.fsdecode(found.path), "key": found.key.decode()}) if options.json
                else f"{os.fsdecode(found.path)}\n")
         while options.wait and os.read(0, 4096):
             pass
         found.close()
     return display.status
+
+
+def _image(call: Call, verb: bytes, options: Options, text: bytes, display: Display) -> Obtained:
+    if is_elsewhere(text):
+        return obtained(call, verb, options, text, display)
+    return unpacked(call, options, _file(text), display.voice, runs=False)
 
 
 def _file(text: bytes) -> Unshown:
@@ -207,11 +216,18 @@ def _agreed(chosen: list[Entry], store: Store) -> bool:
 
 # -- verify --------------------------------------------------------------------------------------
 
-def _verify(store: Store, entries: list[Entry], options: Options, voice: Voice) -> int:
-    """Trees by names, kinds, modes, sizes, times and links; files by their digest."""
-    damaged = 0
+def _verify(call: Call, store: Store, entries: list[Entry], options: Options, voice: Voice) -> int:
+    """Trees by names, kinds, modes, sizes, times and links; files by their digest. --contents: trees by theirs, too."""
+    damaged = unchecked = 0
     for entry in entries:
         why = store.verify(entry.key) if entry.record is not None else "its record cannot be read"
+        if not why and options.contents and entry.key.startswith(TREE.encode()):
+            try:
+                why = _contents(call, store, entry, options, voice)
+            except DunnageError as error:
+                unchecked += 1
+                voice.warning(f"{name_of(entry)}: not checked: {error.headline()}")
+                continue
         if not why:
             voice.verbose(f"as it was made: {name_of(entry)}")
             continue
@@ -223,5 +239,40 @@ def _verify(store: Store, entries: list[Entry], options: Options, voice: Voice) 
         raise DunnageError(f"trust {damaged} of {len(entries)} images in '{escape(store.place)}'",
                            "they are not what they were when they were made",
                            "`cache verify --force` removes them: they are fetched again when they are needed", FAILED)
-    answer(f"{len(entries) - damaged} of {len(entries)} as they were made\n")
+    answer(f"{len(entries) - damaged - unchecked} of {len(entries)} as they were made"
+           + (f", {unchecked} not checked\n" if unchecked else "\n"))
+    if unchecked:
+        raise DunnageError(f"check what is in {unchecked} of {len(entries)} images in '{escape(store.place)}'",
+                           "they cannot be had once more", "see the warnings; nothing else is wrong with them", FAILED)
     return 0
+
+
+def _contents(call: Call, store: Store, entry: Entry, options: Options, voice: Voice) -> str:
+    """Why the files of a tree do not hold what the image has, which is unpacked once more for that; empty if they do.
+
+    DunnageError if the image cannot be had.
+    """
+    held = store.find(entry.key)
+    if held is None:
+        raise DunnageError("look into it", "it was removed meanwhile")
+    with held:
+        record = held.record
+        if not record.origin:
+            raise DunnageError("fetch it once more", "nobody wrote down where it came from")
+        again = copy.copy(options)
+        again.disable_cache, again.special = True, record.special
+        again.arch, again.arch_variant = record.asked.encode(), b""
+        with closing(_image(call, b"verify", again, os.fsencode(record.origin),
+                            Display(voice, record.reference, options.progress))) as fresh, in_order():
+            if fresh.digest != record.manifest:
+                raise DunnageError(f"fetch it once more from {escape(os.fsencode(record.origin))}",
+                                   "there is another image now")
+            try:
+                found = list(contents.differences(held.path, fresh.path))
+            except OSError as error:
+                raise DunnageError("read what was fetched once more", errno_name(error.errno or 0)) from None
+    if not found:
+        return ""
+    shown = ", ".join(f'"{escaped(name)}" ({why})' for name, why in found[:SHOWN])
+    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"{len(found)} of its files {'is' if len(found) == 1 else 'are'} not what the image has: {shown}{more}"

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from dunnage.errors import IMAGE, DunnageError
 from dunnage.oci import reference
 from dunnage.oci.archive import DockerArchive, Members, open_file
+from dunnage.oci.digest import Digest
 from dunnage.oci.door import Access
 from dunnage.oci.layout import Directory, Layout
 from dunnage.oci.limits import Limits
@@ -46,6 +48,23 @@ def open_source(text: str, limits: Limits, access: Access | None = None) -> Sour
         return (DockerArchive if scheme == "docker-archive" else Layout)(members, text, wanted, limits)
     except Refused as refused:
         raise refused.where(reference=text) from None
+
+
+def again(source: Source, text: str, digest: Digest) -> str:
+    """A reference to the manifest of this digest in a source that `text` opened, whatever its tags mean by then.
+
+    Empty if there is none. In Docker archives images have nothing but names.
+    """
+    if isinstance(source, RegistrySource):
+        found = replace(source.named, tag="", digest=digest, completed="")
+        # A host without dot and port would be taken for a part of the name.
+        return str(found) if reference.parse(str(found), Registries()) == found else ""
+    scheme, _, rest = text.partition(":")
+    path, wanted = split(rest[2:] if rest.startswith("//") else rest)
+    place = f"{scheme}:{os.fsdecode(os.path.realpath(path))}"
+    if scheme != "docker-archive":
+        return f"{place}@{digest}"
+    return f"{place}:{wanted}" if wanted else place
 
 
 def split(text: str) -> tuple[bytes, str]:

@@ -27,7 +27,8 @@ _Found = TypeVar("_Found")
 class RegistrySource:
     """The image that a reference names.
 
-    reference  with all of its parts
+    named      what was named
+    reference  the same as text, with all of its parts
     completed  how its registry was found, when it names none (LAY-94)
     digest     when the reference has one: who has that image already need not ask
     """
@@ -36,7 +37,7 @@ class RegistrySource:
         self.reference = str(reference)
         self.completed = reference.completed
         self.digest = reference.digest
-        self._named = reference
+        self.named = reference
         self.budget = Budget(access.registries.seconds, access.voice, access.patience, access.clock)
         self._access = access
         self._transport: Transport | None = None
@@ -52,7 +53,7 @@ class RegistrySource:
             if self.completed:
                 self._access.voice.info(f"fetching {self.reference}: {self.completed}")
             try:
-                self._top = self._by_digest(self._named.digest) if self._named.digest else self._by_tag()
+                self._top = self._by_digest(self.named.digest) if self.named.digest else self._by_tag()
             except Refused as refused:
                 raise refused.where(reference=self.reference) from None
         return self._top
@@ -115,7 +116,7 @@ class RegistrySource:
 
         HEAD costs nothing of what registries count; where it tells too little, the manifest itself is asked for.
         """
-        place, path = self._places[-1], f"manifests/{self._named.tag}"
+        place, path = self._places[-1], f"manifests/{self.named.tag}"
         found = self._persist(lambda: self._head(place, path))
         if found is not None:
             return found

@@ -62,6 +62,9 @@ class Record:
     entries, digest   of a tree: see `Listing`. Of a file: 0, and that of its content
     made       seconds of the epoch
     host, boot   machine that wrote it, and since when that ran: what was written before a crash may be incomplete
+    origin     where exactly this image can be had once more: a reference, by digest where that can be, or the path of a
+               file; empty where nobody knows
+    special    what became of devices and FIFOs in it
     """
 
     kind: str
@@ -76,6 +79,8 @@ class Record:
     made: float
     host: str
     boot: str
+    origin: str = ""
+    special: str = "skip"
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ class Details:
     asked: str = ""
     platform: str = ""
     digest: str = ""  # of a file's content, once it was compared
+    origin: str = ""
+    special: str = "skip"
 
 
 @dataclass(frozen=True)
@@ -439,7 +446,7 @@ def _finished(directory: int, key: bytes, details: Details) -> tuple[int, Record
         size = os.stat(CONTENT[FILE], dir_fd=directory, follow_symlinks=False).st_blocks * 512
     record = Record(
         kind, details.reference, details.manifest, details.index, details.asked, details.platform, size, entries,
-        digest, time.time(), staging.host(), staging.boot())
+        digest, time.time(), staging.host(), staging.boot(), details.origin, details.special)
     _write(directory, record)
     lock = os.open(USED, NEW_FILE | os.O_EXCL, 0o600, dir_fd=directory)
     os.fchmod(lock, 0o600)

@@ -85,6 +85,7 @@ class Options:
     image_limits  NAME=VALUE of each limit on images that shall be lower than the site says
     types, days, dry_run, summary  of `cache`: which kinds, not used for so many days; change nothing; show sums only
     wait          of `cache fetch`: hold the image until standard input ends
+    contents      of `cache verify`: fetch each image once more, and compare what is in its files
     progress      ``auto``, ``bar``, ``lines``, ``none`` or ``json`` (str)
     special       what to do with FIFOs and devices in images: ``skip``, ``refuse`` or ``create`` (str)
     mksquashfs_args     as given: words between blanks
@@ -150,7 +151,7 @@ class Options:
         "docker_password", "authfile", "tmpdir", "progress", "special", "mksquashfs_args", "all", "labels", "deffile",
         "runscript", "startscript", "test", "environment", "helpfile", "list_apps", "oci_config", "app", "username",
         "password", "password_stdin", "cache_size", "image_limits", "types", "days", "dry_run", "summary", "wait",
-        "unsquash", "keys", "keyrings",
+        "unsquash", "keys", "keyrings", "contents",
     )
 
     def __init__(self) -> None:
@@ -206,7 +207,7 @@ class Options:
         self.image_limits: list[bytes] = []
         self.types: list[bytes] = []
         self.days: int | None = None
-        self.dry_run = self.summary = self.wait = False
+        self.dry_run = self.summary = self.wait = self.contents = False
         self.progress = "auto"
         self.special = "skip"
         self.all = self.labels = self.deffile = self.runscript = self.startscript = self.test = False
