@@ -261,7 +261,7 @@ def test_staging_of_another_machine_is_given_time(place: Place, hours: int, stay
                          ids=["none", "empty", "no", "half", "deep"])
 def test_staging_without_a_record_is_collected(place: Place, record: str | None) -> None:
     half = place.path / ".dunnage-0123456789abcdef"
-    half.mkdir()
+    half.mkdir(0o700)
     if record is not None:
         (half / "owner").write_text(record)
     (half / "result").mkdir(mode=0)
@@ -279,6 +279,32 @@ def test_nothing_but_staging_directories_is_collected(place: Place, tmp_path: Pa
     before = place.names()
     assert staging.collect(place.file) == []
     assert place.names() == before and victim.exists()
+
+
+@requirement("LAY-115", "REG-27")
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o2775], ids=oct)
+@pytest.mark.parametrize("planted", [[], ["owner"], ["result", "former"]], ids=["none", "owner", "result"])
+def test_directory_that_a_neighbour_gave_such_a_name_stays(place: Place, mode: int, planted: list[str]) -> None:
+    """In a directory that others may write to, they can rename ours, and put files into those that are theirs, too."""
+    thesis = place.path / ".dunnage-0123456789abcdef"
+    (thesis / "chapter").mkdir(parents=True)
+    for name in planted:
+        (thesis / name).write_text(json.dumps({"pid": 1}))
+    thesis.chmod(mode)
+    assert staging.collect(place.file) == staging.leftovers(place.file) == []
+    assert sorted(os.listdir(thesis)) == sorted(["chapter", *planted])
+
+
+@requirement("LAY-115")
+def test_leftover_that_holds_more_than_a_result_is_collected(place: Place) -> None:
+    """As that of a build, which keeps trees and layers there on the way."""
+    def leave() -> None:
+        grown = place.staging()
+        os.mkdir("tree", dir_fd=grown.directory)
+        os._exit(0)
+
+    assert ended(forked(leave)) == 0
+    assert len(staging.collect(place.file)) == 1 and place.names() == []
 
 
 @requirement("LAY-116", "REL-08", "REL-35")

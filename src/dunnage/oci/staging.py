@@ -231,17 +231,37 @@ def _staged(parent: int) -> Iterator[tuple[bytes, int, int, Record | None]]:
             continue
         with contextlib.suppress(FileNotFoundError):  # its owner removes it, or another collector
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
                 continue
             directory = _opened(parent, name)
             try:
                 if os.fstat(directory).st_uid != os.geteuid():  # exchanged meanwhile
                     raise FileNotFoundError(errno.ENOENT, "")
+                if not _is_staging(directory):
+                    os.close(directory)
+                    continue
                 lock, record = _claimed(directory)
             except OSError:
                 os.close(directory)
                 raise
             yield name, directory, lock, record
+
+
+def _is_staging(directory: int) -> bool:
+    """Where others may rename what is ours, they can give any directory such a name: it must look like one inside, too.
+
+    Ours alone it is from its first moment on. One that lost its record holds nothing but what all of them hold.
+    """
+    held = set(names(directory))
+    if held <= {OWNER, RESULT, FORMER}:
+        return True
+    with contextlib.suppress(OSError):
+        file = os.open(OWNER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            return _read(file) is not None
+        finally:
+            os.close(file)
+    return False
 
 
 def _claimed(directory: int) -> tuple[int, Record | None]:
