@@ -86,6 +86,19 @@ def test_fetching_ahead_is_all_the_fetching(cache: Path) -> None:
         assert payload.fetch(again=True) is not found and len(registry.seen) == 1
 
 
+@requirement("REG-21", "REG-58")
+def test_neighbour_cannot_put_another_image_where_ours_was(reference: str, cache: Path) -> None:
+    """Where others may write to what the cache lies in, they can rename it, and make one that looks like it."""
+    payload = dunnage.Payload(reference)
+    found = payload.fetch()
+    assert found is not None
+    place = Path(os.fsdecode(found.path))
+    cache.rename(cache.with_name("aside"))
+    (place / "etc").mkdir(parents=True)
+    with pytest.raises(dunnage.ImageError, match="something else"):
+        dunnage.run(payload, ["true"])
+
+
 def test_directories_need_no_fetching(shelled: Path, cache: Path) -> None:
     assert dunnage.Payload(shelled).fetch() is None and not cache.exists()
 

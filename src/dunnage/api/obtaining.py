@@ -28,9 +28,11 @@ class Image:
     warnings  sentences that were said while it was fetched
     """
 
-    __slots__ = ("text", "name", "path", "spelled", "why", "warnings", "_lock", "_identity")
+    __slots__ = ("text", "name", "path", "spelled", "why", "warnings", "identity", "_lock", "_locked")
 
-    def __init__(self, text: bytes, path: bytes, lock: Descriptor, warnings: list[str]) -> None:
+    def __init__(
+        self, text: bytes, path: bytes, lock: Descriptor, identity: tuple[int, int], warnings: list[str],
+    ) -> None:
         from dunnage.image.reference import last_part
 
         self.text = text
@@ -39,7 +41,8 @@ class Image:
         self.spelled, self.why = b"", ""
         self.warnings = warnings
         self._lock = lock
-        self._identity = _identity(lock.number)
+        self.identity = identity  # of what is at the path
+        self._locked = _identity(lock.number)
 
     @property
     def lock(self) -> int:
@@ -51,7 +54,7 @@ class Image:
 
     def there(self) -> bool:
         """Not once the pilot has closed everything above 2."""
-        return _identity(self._lock.number) == self._identity
+        return _identity(self._lock.number) == self._locked
 
 
 def _identity(number: int) -> tuple[int, int]:
@@ -76,7 +79,7 @@ def fetch(text: bytes, config: bytes = b"") -> Image:
         if "path" not in told:
             raise SetupError(f"fetch {escape(text)}", "the process that should do it ended without a word",
                              f"try it at a prompt: `dunnage cache fetch {escape(text)}`")
-        return Image(text, os.fsencode(told["path"]), _locked(text, os.fsencode(told["path"])), warnings)
+        return Image(text, os.fsencode(told["path"]), *_locked(text, os.fsencode(told["path"])), warnings)
     finally:
         process.stdin.close()
         if process.poll() is None:
@@ -95,12 +98,13 @@ def unpack(unshown: Unshown, config: bytes = b"") -> Image:
     return found
 
 
-def _locked(text: bytes, path: bytes) -> Descriptor:
+def _locked(text: bytes, path: bytes) -> tuple[Descriptor, tuple[int, int]]:
     """The image is in use by the other process until we have this."""
     from dunnage.oci.store import lock_at
 
     try:
-        return Descriptor(lock_at(path))
+        lock, identity = lock_at(path)
+        return Descriptor(lock), identity
     except OSError:
         raise ImageError(f"use {escape(text)}", "it vanished from the cache", "let nobody remove files there") from None
 

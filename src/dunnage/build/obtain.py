@@ -46,6 +46,7 @@ class Obtained:
     text   the reference
     name   its last part
     path   of a directory, or of a SIF file
+    identity  device and inode of that
     spelled, why   of an image file that had to be unpacked: its own path, and the reason
     digest of the image's manifest
     key    in the store
@@ -55,6 +56,7 @@ class Obtained:
         self.text = text
         self.name = last_part(text)
         self.path = held.path
+        self.identity = held.identity
         self.spelled = b""
         self.why = ""
         self.digest = held.record.manifest

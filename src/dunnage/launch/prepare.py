@@ -7,7 +7,7 @@ from __future__ import annotations
 import posix
 
 import dunnage
-from dunnage.errors import DunnageError
+from dunnage.errors import IMAGE, DunnageError
 from dunnage.host import facts, site
 from dunnage.host.tree import DiskTree, HostDisk
 from dunnage.image import reference
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         text  as the user typed it
         name  its last part
         path  where it is now
+        identity  device and inode there
         lock  descriptor that keeps it there
         spelled, why  of an image file that had to be unpacked: its own path, and the reason
         passing  this process stays, to remove it at the end
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         text: bytes
         name: bytes
         path: bytes
+        identity: tuple[int, int]
         spelled: bytes
         why: str
 
@@ -131,6 +133,10 @@ def prepare(
         host_facts.cgroup, host_facts.no_cgroup = cgroup.find(options.cgroup, options.memory, options.pids)
     image = reference.find(obtained.path if obtained else words[0], host_facts.cwd, host, host_facts.mounts)
     if obtained:
+        if (image.device, image.inode) != obtained.identity:
+            raise DunnageError(
+                f"use the image '{escape(obtained.text)}'", f"something else is at {escape(obtained.path)} now",
+                "keep the cache where others may not rename directories: APPTAINER_CACHEDIR=DIR", kind=IMAGE)
         image.text, image.name, image.hold = obtained.text, obtained.name, obtained.lock
         image.spelled, image.unpacked = obtained.spelled or image.spelled, obtained.why
         if obtained.passing:

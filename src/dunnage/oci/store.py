@@ -14,6 +14,7 @@ look into it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -122,6 +123,11 @@ class Held:
         self.lock = lock
         self._directory = directory
         self.area: Staging | None = None
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the content, for whoever opens it by its path: others may rename what is above."""
+        return _identity(self._directory, CONTENT[self.record.kind])
 
     def document(self, name: bytes, limit: int) -> bytes | None:
         """A file that the maker put beside the content."""
@@ -537,15 +543,24 @@ def _is(parent: int, name: bytes, file: int) -> bool:
     return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
 
 
-def lock_at(path: bytes) -> int:
-    """A descriptor that keeps the entry with this content in use. OSError if it is gone."""
-    entry = os.open(os.path.dirname(path), PLACE)
+def lock_at(path: bytes) -> tuple[int, tuple[int, int]]:
+    """A descriptor that keeps the entry with this content in use, and `Held.identity`. OSError if it is gone."""
+    above, name = os.path.split(path)
+    entry = os.open(above, PLACE)
     try:
+        if os.fstat(entry).st_uid != os.geteuid():  # somebody put it there who may write to what is above the store
+            raise FileNotFoundError(errno.ENOENT, "")
+        identity = _identity(entry, name)
         lock = os.open(USED, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry)
         _shared(lock)
-        return lock
+        return lock, identity
     finally:
         os.close(entry)
+
+
+def _identity(directory: int, name: bytes) -> tuple[int, int]:
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    return found.st_dev, found.st_ino
 
 
 # -- locks ---------------------------------------------------------------------------------------
