@@ -4,19 +4,22 @@
 ``executed``, ``ended:STATUS``, ``warning:TEXT``, ``stale``, ``stale-once:FILE``, ``failed:CLASS:SENTENCE:FIX``,
 ``refused:CALL:ERRNO``, ``garbage:HEX``, ``facts:BYTES``, ``init:PID``, ``stopped``, ``continued``, ``close``,
 ``die:SIGNAL``, ``exit:CODE``, ``hang``, ``await:BYTE`` (from the starter), ``say:TEXT`` (on stdout), ``environment``,
-``descriptors``, ``ignored``.
+``descriptors``, ``ignored``, ``interrupt:SIGNAL`` (to the starter, when it has read everything).
 """
+import fcntl
 import os
 import signal
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from dunnage.plan.outcome import CLASSES, FACTS, MESSAGES, UNKNOWN
 
+SIOCOUTQ = 0x5411
 KINDS = [kind for kind, _, _ in MESSAGES]
 WORDS = [word for word, _ in CLASSES]
 NAMES = [name for name, _ in FACTS]
@@ -64,6 +67,10 @@ def step(end: socket.socket, word: str) -> None:
         os.kill(os.getpid(), int(rest))
     elif what == "exit":
         os._exit(int(rest))
+    elif what == "interrupt":
+        while any(fcntl.ioctl(end, SIOCOUTQ, bytes(4))):
+            time.sleep(0.01)
+        os.kill(os.getppid(), int(rest))
     elif what == "hang":
         signal.pause()
     elif what == "await":

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Of a time that runs out while a payload waits for ever: the next one is tried where that payload had not spoken yet.
+SECONDS = (0.5, 5, 50)
 TOP = Path(__file__).resolve().parents[2]
 BEFORE = f"""
 import os, signal, sys, threading, time
@@ -38,39 +38,6 @@ def run(code: str, *arguments: str | Path, **options: Any) -> str:
             raise
     assert pilot.returncode == 0, out
     return out or ""
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> bool:
-    """Does it become true?"""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def alive(pid: int) -> bool:
-    """Is there such a process that is no zombie?"""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return text.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def marked(mark: str) -> list[int]:
-    """Processes of ours whose command line holds `mark`, payloads included: their pids as we see them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if mark.encode() in words:
-                found.append(int(entry.name))
-    return found
 
 
 def end(pids: list[int]) -> None:

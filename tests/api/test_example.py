@@ -10,6 +10,8 @@ import pytest
 
 import dunnage
 from api import pilots
+from containers.launch import TIMEOUT
+from containers.processes import holding, no_descendant_left, unique, until
 
 EXAMPLE = pilots.TOP / "examples" / "pilot.py"
 
@@ -17,8 +19,10 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 
 def test_example_pilot_survives_its_queue(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, EXAMPLE, "--slots", "4", "--spool", tmp_path, "/"], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=150, check=False)
+    with no_descendant_left():
+        done = subprocess.run([sys.executable, EXAMPLE, "--slots", "4", "--spool", tmp_path, "/"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=150,
+                              check=False)
     text = done.stdout.decode("ascii")
     assert done.returncode == 0, text
     states = {line.split()[0]: line.split()[1] for line in text.splitlines()}
@@ -33,17 +37,16 @@ def test_example_pilot_survives_its_queue(tmp_path: Path) -> None:
     assert (tmp_path / "good/result.txt").read_text() == "result\n"
     assert (tmp_path / "loud.log").stat().st_size <= 1 << 20
     assert b"nobody's business" not in (tmp_path / "hostile.log").read_bytes()
-    assert not pilots.marked("600"), "something is left"
 
 
 def test_example_pilot_can_be_stopped(tmp_path: Path) -> None:
-    queue = tmp_path / "queue"
-    jobs = [{"name": f"job{number}", "command": ["sleep", "601"]} for number in range(4)]
+    queue, mark = tmp_path / "queue", unique()
+    jobs = [{"name": f"job{number}", "command": ["sleep", mark]} for number in range(4)]
     queue.write_text("".join(json.dumps(job) + "\n" for job in jobs))
     with subprocess.Popen([sys.executable, EXAMPLE, "--slots", "2", "--spool", tmp_path, "/", queue],
                           stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as pilot:
-        assert pilots.until(lambda: len(pilots.marked("601")) >= 2)
+        assert until(lambda: len(holding(mark, alone=True)) >= 2)
         pilot.terminate()
-        out, _ = pilot.communicate(timeout=60)
+        out, _ = pilot.communicate(timeout=TIMEOUT)
     assert [line.split()[1] for line in out.splitlines()] == ["lost"] * 4, out
-    assert not pilots.marked("601")
+    assert not holding(mark)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import dunnage
-from api import pilots
+from containers.processes import state, until
 from dunnage import DEVNULL, PIPE
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left")]
@@ -120,7 +120,7 @@ def test_what_is_told_many_times_is_reported_all_the_same(plain: dunnage.Payload
         with dunnage.Popen(plain, ["sleep", "1000"], receipt=file) as process:
             init = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
             os.kill(init, signal.SIGSTOP)
-            assert pilots.until(lambda: Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[0] == "T")  # noqa: B023
+            assert until(lambda: state(init) == "T")  # noqa: B023
             for _ in range(20):
                 process.kill()
             os.kill(init, signal.SIGCONT)
@@ -174,9 +174,9 @@ def test_credentials_follow_their_files(plain: dunnage.Payload, tmp_path: Path) 
         assert shown() == "one\n"
         replace(proxy, "two\n")
         process.refresh_credentials()
-        assert pilots.until(lambda: shown() == "two\n")
+        assert until(lambda: shown() == "two\n")
         replace(proxy, "three\n")
-        assert pilots.until(lambda: shown() == "three\n"), "without being told"
+        assert until(lambda: shown() == "three\n"), "without being told"
         process.stdin.close()
         assert process.stdout.read() == "refused\n"
     assert process.receipt is not None and process.receipt.document["result"]["credentials_renewed"] == 2

@@ -13,6 +13,7 @@ import pytest
 
 import dunnage
 from api import pilots
+from containers.processes import gone, holding, unique, until
 from containers.terminal import read_until
 from dunnage import DEVNULL, PIPE, STDOUT
 
@@ -118,8 +119,11 @@ def test_check_raises_what_pilots_catch_already(plain: dunnage.Payload) -> None:
 
 
 def test_time_out_ends_the_payload_and_keeps_its_output(plain: dunnage.Payload) -> None:
-    with pytest.raises(subprocess.TimeoutExpired) as caught:
-        dunnage.run(plain, sh("echo before; sleep 1000"), timeout=0.5, capture_output=True)
+    for seconds in pilots.SECONDS:
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
+            dunnage.run(plain, sh("echo before; sleep 1000"), timeout=seconds, capture_output=True)
+        if caught.value.stdout:
+            break
     assert isinstance(caught.value, dunnage.TimeoutExpired)
     assert caught.value.stdout == b"before\n"
     assert caught.value.receipt is not None
@@ -180,9 +184,9 @@ def test_payload_can_be_stopped_and_continued(plain: dunnage.Payload) -> None:
     with dunnage.Popen(plain, sh("echo ready; while :; do sleep 0.05; done"), stdout=PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGTSTP)
-        assert pilots.until(lambda: process.poll() is None and process.stopped)
+        assert until(lambda: process.poll() is None and process.stopped)
         process.send_signal(signal.SIGCONT)
-        assert pilots.until(lambda: process.poll() is None and not process.stopped)
+        assert until(lambda: process.poll() is None and not process.stopped)
         process.kill()
 
 
@@ -193,20 +197,20 @@ def test_with_kills_what_its_body_gives_up(plain: dunnage.Payload) -> None:
 
 
 def test_payload_that_nobody_holds_is_killed(plain: dunnage.Payload) -> None:
-    process = dunnage.Popen(plain, ["sleep", "4711.1"])
-    assert pilots.marked("4711.1")
+    mark = unique()
+    process = dunnage.Popen(plain, ["sleep", mark])
+    assert until(lambda: holding(mark))
     with pytest.warns(ResourceWarning, match="nobody holds it"):
         del process
-    assert not pilots.marked("4711.1")
+    assert not holding(mark)
 
 
 def test_payload_that_may_outlive_its_pilot_outlives_its_object(plain: dunnage.Payload) -> None:
-    mark = f"4711.{os.getpid()}"
-    process = dunnage.Popen(plain, ["sleep", mark], die_with_caller=False)
+    process = dunnage.Popen(plain, ["sleep", "1000"], die_with_caller=False)
     pid = process.pid
     del process
     try:
-        assert pilots.alive(pid)
+        assert not gone(pid)
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -1,11 +1,9 @@
 """The host around an attack: things that must not change, processes that must not stay."""
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 
-PATIENCE = 30
+from containers.processes import holding, until
 
 
 class Valuables:
@@ -31,25 +29,7 @@ class Valuables:
         assert self.look() == self.before
 
 
-def processes_with(token: str) -> list[int]:
-    """Pids of those that have this among their arguments."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit() and int(name) != os.getpid():
-            try:
-                arguments = Path("/proc", name, "cmdline").read_bytes()
-            except OSError:
-                continue
-            if token.encode() in arguments:
-                found.append(int(name))
-    return found
-
-
 def wait_for(token: str, *, count: int) -> list[int]:
     """Until so many processes have it among their arguments: those, or at the end of patience what there is."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        found = processes_with(token)
-        if len(found) == count or time.monotonic() > end:
-            return found
-        time.sleep(0.02)
+    until(lambda: len(holding(token)) == count)
+    return holding(token)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from attacks.battle import Ours
-from attacks.host import processes_with, wait_for
+from attacks.host import wait_for
+from containers.processes import holding, until
 
 pytestmark = pytest.mark.kernel
 
@@ -28,7 +29,7 @@ def test_daemon_of_the_payload(mode: Ours, shelled: Path, tmp_path: Path) -> Non
     if mode.contained:
         assert wait_for(token, count=0) == []
     else:
-        survivors = processes_with(token)
+        survivors = until(lambda: holding(token))
         assert survivors
         for pid in survivors:
             with contextlib.suppress(ProcessLookupError):  # the first may take the others along

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from attacks.battle import Ours
-from attacks.host import processes_with, wait_for
+from attacks.host import wait_for
+from containers.launch import TIMEOUT
+from containers.processes import holding
 from containers.terminal import read_until
 
 pytestmark = pytest.mark.kernel
@@ -31,7 +33,7 @@ def endless(token: str) -> list[str]:
 def is_up(process: subprocess.Popen[bytes], token: str) -> None:
     assert process.stdout
     assert process.stdout.readline() == b"up\n"
-    assert len(processes_with(token)) >= 2
+    assert len(holding(token)) >= 2
 
 
 @pytest.mark.requirement("ATK-27", "HRD-50", "HRD-51", "ISO-18")
@@ -60,7 +62,7 @@ def test_end_of_the_group_is_told_to_the_payload(contained: Ours, shelled: Path)
         assert process.stdout and process.stdout.readline() == b"up\n"
         os.killpg(process.pid, signal.SIGTERM)
         try:
-            assert process.wait(30) == 7
+            assert process.wait(TIMEOUT) == 7
         finally:
             process.kill()
 
@@ -85,7 +87,7 @@ def test_kill_of_the_caller(contained: Ours, shelled: Path, tmp_path: Path) -> N
         caller.kill()
         caller.wait()
         if not contained.strict:
-            for pid in processes_with(token):
+            for pid in holding(token):
                 with contextlib.suppress(ProcessLookupError):  # the first may take the others along
                     os.kill(pid, signal.SIGKILL)
         assert wait_for(token, count=0) == []
@@ -108,7 +110,7 @@ def test_hang_up(modes: dict[str, Ours], shelled: Path, tmp_path: Path, column: 
         read_until(leader, b"up")
         os.close(leader)
         try:
-            process.wait(30)
+            process.wait(TIMEOUT)
         finally:
             process.kill()
     assert wait_for(token, count=0) == []

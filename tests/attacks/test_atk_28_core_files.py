@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attacks.battle import Ours
-from attacks.host import processes_with
+from containers.processes import holding
 
 pytestmark = pytest.mark.kernel
 
@@ -55,7 +55,7 @@ def test_launcher_and_init_leave_no_core(contained: Ours, arena: Path, place: Pa
         os.kill(process.pid, signal.SIGSEGV)
         process.kill()
     assert cores(place) == [] and not any(Path(f"/core.{pid}").exists() for pid in ours)
-    assert not processes_with(str(place))
+    assert not holding(str(place))
 
 
 def children(pid: int) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from containers.launch import TIMEOUT
 from kernels.probes import own_cgroup
 
 
@@ -45,7 +46,7 @@ def child_cgroup(name: str, *controllers: str) -> Iterator[Path]:
 
 
 def _remove(place: Path) -> None:
-    for _ in range(100):  # an ended process leaves its cgroup a moment later
+    for _ in range(20 * TIMEOUT):  # an ended process leaves its cgroup a moment later
         try:
             place.rmdir()
         except OSError:

@@ -13,7 +13,7 @@ from typing import Any, Union
 from containers.plans import Command, Operation, plan
 from dunnage.plan import wire
 
-TIMEOUT = 60
+TIMEOUT = 120  # seconds after which something does not come any more, on a machine that is ten times slower
 F_ADD_SEALS, ALL_SEALS = 1033, 1 | 2 | 4 | 8
 
 Text = Union[str, bytes]
@@ -97,7 +97,7 @@ class Launcher:
                 os.close(file)
 
     def run(self, plan: PlanLike, call: bytes = b"", *, input: bytes = b"", **options: Any) -> Ended:
-        """Run to the end, or fail after a minute."""
+        """Run to the end, or fail when that does not come."""
         if input:
             options["stdin"] = subprocess.PIPE
         return finish(self.start(plan, call, **options), input)

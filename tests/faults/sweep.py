@@ -15,9 +15,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from containers.front import Front
+from containers.keys import wait_for_keys
 from dunnage.plan import outcome as table
 from faults.injector import Call, Fault, Injector, Outcome, call_names
-from faults.targets import Host, Maker, Start, wait_for_keys
+from faults.targets import Host, Maker, Start
 
 MESSAGES = [name for name, *_ in table.MESSAGES]
 NUL = b"\0"

@@ -15,9 +15,10 @@ import pytest
 
 from containers.features import LIBC, need
 from containers.front import Front
+from containers.keys import wait_for_keys
 from containers.launch import Ended
 from faults import injector
-from faults.targets import TARGETS, Host, wait_for_keys
+from faults.targets import TARGETS, Host
 
 pytestmark = pytest.mark.kernel
 

@@ -16,10 +16,10 @@ from containers.features import need
 from containers.front import PATH, Front
 from containers.images import squashfs
 from containers.launch import Ended
+from containers.processes import until
 from dunnage.image import sif
 from images.making import Shelf, digest
 from images.test_pull import sif_in
-from launcher.test_supervision import eventually
 from registry.servers import Scripted
 
 pytestmark = pytest.mark.kernel
@@ -156,7 +156,7 @@ def test_a_thousand_killed_runs_leave_no_process(dunnage: Front, squashed: Path,
         except subprocess.TimeoutExpired:
             process.send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM]))
         process.communicate()
-    assert eventually(lambda: not holders(file)), holders(file)
+    assert until(lambda: not holders(file)), holders(file)
 
 
 def holders(file: Path) -> list[str]:

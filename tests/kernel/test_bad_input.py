@@ -13,6 +13,7 @@ import pytest
 
 from containers.features import ROOT_FIXTURES, lacks, need
 from containers.front import Front
+from containers.mounts import mounts
 
 pytestmark = pytest.mark.kernel
 
@@ -20,9 +21,9 @@ pytestmark = pytest.mark.kernel
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path) -> Iterator[None]:
     """The mount table of the host is as before, whatever the test did."""
-    before = Path("/proc/self/mountinfo").read_text()
+    before = mounts(tmp_path)
     yield
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert mounts(tmp_path) == before
 
 
 # ---- the image ----

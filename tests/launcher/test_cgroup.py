@@ -14,7 +14,7 @@ from containers.launch import Launcher
 from containers.plans import Operation, operation, plan
 from containers.receipts import Receipts
 
-pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("cgroup")]  # each looks at the one place
+pytestmark = [pytest.mark.kernel, pytest.mark.xdist_group("cgroup")]  # all look at the one place
 
 
 @pytest.fixture

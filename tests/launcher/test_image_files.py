@@ -17,10 +17,10 @@ import pytest
 from containers.features import need
 from containers.images import squashfs
 from containers.launch import Ended, Launcher, finish
+from containers.mounts import mounts
 from containers.plans import Operation, image_file, opened_root, operations, plan
-from containers.processes import children, no_child_left
+from containers.processes import children, gone, no_child_left, state, until
 from containers.receipts import Receipts
-from launcher.test_supervision import eventually, gone, state
 
 pytestmark = pytest.mark.kernel
 
@@ -212,13 +212,14 @@ def test_all_end_with_the_payload(launcher: Launcher, squashed: Path, contained:
 @pytest.mark.requirement("CLI-48", "USR-16")
 @pytest.mark.parametrize("victim", ["outer", "inner"])
 @pytest.mark.parametrize("contained", [False, True])
-def test_nobody_survives_the_others(launcher: Launcher, squashed: Path, contained: bool, victim: str) -> None:
-    before = Path("/proc/self/mountinfo").read_text()
+def test_nobody_survives_the_others(launcher: Launcher, squashed: Path, tmp_path: Path, contained: bool,
+                                    victim: str) -> None:
+    before = mounts(tmp_path)
     with running(launcher, of_file(squashed, "echo up + wait", **(CONTAINED if contained else {}))) as beside:
         os.kill(getattr(beside, victim), signal.SIGKILL)
-        assert eventually(lambda: beside.process.poll() is not None and all(gone(pid) for pid in beside.all))
+        assert until(lambda: beside.process.poll() is not None and all(gone(pid) for pid in beside.all))
         assert beside.process.returncode == -9
-    assert Path("/proc/self/mountinfo").read_text() == before
+    assert mounts(tmp_path) == before
 
 
 @pytest.mark.requirement("REL-25", "R11")
@@ -228,7 +229,7 @@ def test_payload_without_its_server_gets_an_error(launcher: Launcher, squashed: 
     given = CONTAINED if contained else {}
     with running(launcher, of_file(squashed, "echo up + wait + cat /many/n3 + exit 4", **given)) as beside:
         os.kill(beside.server, signal.SIGKILL)
-        assert eventually(lambda: state(beside.server) == "X")
+        assert until(lambda: state(beside.server) == "X")
         done = finish(beside.process)
         assert done.status == 4 and "ENOTCONN" in done.out
         assert "the server of the image" in done.err and "signal 9" in done.err and done.err.count("\n") == 1
@@ -240,13 +241,13 @@ def test_stopped_server_is_ended_all_the_same(launcher: Launcher, squashed: Path
     given = CONTAINED if contained else {}
     with running(launcher, of_file(squashed, "echo up + wait + cat /many/n3", **given)) as beside:
         os.kill(beside.server, signal.SIGSTOP)
-        assert eventually(lambda: state(beside.server) == "T")
+        assert until(lambda: state(beside.server) == "T")
         os.kill(beside.server, signal.SIGCONT)
         done = finish(beside.process)
         assert done.well().out == "3\n" and all(gone(pid) for pid in beside.all)
     with running(launcher, of_file(squashed, "echo up + wait + exit 6", **given)) as beside:
         os.kill(beside.server, signal.SIGSTOP)
-        assert eventually(lambda: state(beside.server) == "T")
+        assert until(lambda: state(beside.server) == "T")
         done = finish(beside.process)
         assert done.status == 6 and not done.err and all(gone(pid) for pid in beside.all), done
 

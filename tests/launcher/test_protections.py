@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from containers.features import KEYCTL, LIBC, need
+from containers.keys import wait_for_keys
 from containers.launch import Launcher, Run
 from containers.plans import plan, source
+from containers.processes import unique
 from containers.terminal import on_a_terminal, read_until
 
 pytestmark = pytest.mark.kernel
@@ -106,7 +108,7 @@ def test_without_the_filter_the_kernel_decides(launcher: Launcher, image: Path) 
 def test_sockets_and_processes_outside(run: Run, scopes: str | None, abstract: str, signals: str) -> None:
     need("Landlock scopes")
     with socket.socket(socket.AF_UNIX) as listener:
-        name = f"dunnage-test-{os.getpid()}"
+        name = f"dunnage-test-{unique()}"
         listener.bind("\0" + name)
         listener.listen()
         process = "workdir fatal /" + (f"\nlandlock-scope {scopes} fatal" if scopes else "")
@@ -142,7 +144,8 @@ def give_key(name: str) -> None:
                          [("new-keyring fatal", "ENOKEY"), ("new-keyring quiet", "ENOKEY"), ("", "ok")])
 def test_keys_of_the_caller(run: Run, process: str, session: str) -> None:
     need("keyrings")
-    name = f"dunnage-test-{os.getpid()}"
+    wait_for_keys()
+    name = f"dunnage-test-{unique()}"
     done = run(f"key {name}", process="workdir fatal /\n" + process, preexec_fn=lambda: give_key(name))
     assert done.well().out.split() == [session, "ENOKEY"]
 

@@ -18,15 +18,15 @@ from typing import Any
 import pytest
 
 from containers.features import need
-from containers.launch import Launcher, memory_file
+from containers.launch import TIMEOUT, Launcher, call_block, memory_file
 from containers.plans import Operation, operation, plan, source
+from containers.processes import gone, state, until
 from containers.receipts import Receipts
 from dunnage.plan import wire
 from dunnage.plan.outcome import CAUSES, CLASSES, FACTS, KILL, MESSAGES, REFRESH, UNKNOWN
 
 pytestmark = pytest.mark.kernel
 
-PATIENCE = 30
 KINDS = [name for name, *_ in MESSAGES]
 INIT = "workdir fatal /\ninit test-init"
 
@@ -35,25 +35,6 @@ def contained(image: Path, command: str, naming: str = "", **options: Any) -> li
     options.setdefault("process", INIT)
     options.setdefault("placing", "mount-proc /proc")
     return plan(image, command, namespaces="user,mount,pid", naming=naming, **options)
-
-
-def state(pid: int) -> str:
-    """R, S, T..., X when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "X"
-
-
-def gone(pid: int) -> bool:
-    return state(pid) in "ZX"
-
-
-def eventually(condition: Any) -> Any:
-    end = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.01)
-    return condition()
 
 
 # ---- held descriptors ----
@@ -92,7 +73,7 @@ def test_init_holds_the_lock_where_it_is_the_starters_own_child(
                      descriptors=[locked.fileno()]) as it:
             locked.close()
             assert it.next()[0] == "init"
-            assert it.process.wait(PATIENCE) == 0
+            assert it.process.wait(TIMEOUT) == 0
             assert it.next()[0] == "executed"
             with pytest.raises(BlockingIOError):
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +104,7 @@ def test_any_number_of_descriptors_is_held(launcher: Launcher, image: Path, tmp_
             for fd in others:
                 with pytest.raises(BlockingIOError):
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            running.communicate(timeout=PATIENCE)
+            running.communicate(timeout=TIMEOUT)
             assert running.returncode == 5
         result = receipts.result()
         assert (result["cause"], result["exit_code"]) == ("itself", 5) and result["executed_us"] is not None
@@ -222,7 +203,7 @@ def test_receipt_replaces_an_older_one_when_it_is_whole(launcher: Launcher, imag
     process = launcher.start(contained(image, "echo ready + wait + exit 4", receipts.asked), stdin=subprocess.PIPE)
     assert process.stdout and process.stdout.readline() == b"ready\n"
     assert (receipts.place / "receipt.json").read_text() == "older"
-    process.communicate(timeout=PATIENCE)
+    process.communicate(timeout=TIMEOUT)
     assert process.returncode == 4
     assert receipts.result()["exit_code"] == 4
 
@@ -255,10 +236,10 @@ def test_receipts_of_processes_with_one_number_in_one_directory(launcher: Launch
         return launcher.start(contained(image, "exit 4", asked), wrap=inject)
 
     with start("first", 3_000_000) as first:
-        assert eventually(lambda: list(tmp_path.glob(".dunnage-receipt*")))
+        assert until(lambda: list(tmp_path.glob(".dunnage-receipt*")))
         with start("second", 1) as second:
-            assert second.communicate(timeout=PATIENCE) == (b"", b"") and second.returncode == 4
-        assert first.communicate(timeout=PATIENCE) == (b"", b"") and first.returncode == 4
+            assert second.communicate(timeout=TIMEOUT) == (b"", b"") and second.returncode == 4
+        assert first.communicate(timeout=TIMEOUT) == (b"", b"") and first.returncode == 4
     assert {path.name for path in tmp_path.iterdir()} == {"first", "second", "trace"}
 
 
@@ -327,26 +308,32 @@ def test_crowd_of_leftovers_is_killed_with_few_calls_and_nobody_else(launcher: L
 
 # ---- limits ----
 
+# Of a payload that ignores SIGTERM from its first instruction on, however late that comes.
+DEAF: dict[str, Any] = {"call": call_block(ignored=1 << signal.SIGTERM - 1),
+                        "preexec_fn": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)}
+
+
 @pytest.mark.parametrize("pids", ["new pids", "host pids"])
 def test_wall_time_ends_politely_then_by_force(launcher: Launcher, image: Path, receipts: Receipts, pids: str) -> None:
-    for command, status in (("sleep 60", -15), ("ignore 15 + sleep 60", -9)):
+    for status in (-15, -9):
         asked = receipts.asked + "wall-time 300 300\n"
-        whole = contained(image, command, asked) if pids == "new pids" else plan(image, command, naming=asked)
-        assert launcher.run(whole).status == status
+        whole = contained(image, "sleep 60", asked) if pids == "new pids" else plan(image, "sleep 60", naming=asked)
+        assert launcher.run(whole, **(DEAF if status == -9 else {})).status == status
         result = receipts.result()
         assert (result["failure_class"], result["cause"], result["signal"]) == ("limit", "wall-time", -status)
         assert result["ended_us"] - result["executed_us"] >= 300_000 * (1 if status == -15 else 2)
 
 
 @pytest.mark.parametrize("pids", ["new pids", "host pids"])
-@pytest.mark.parametrize("command, status", [("signal 19 + exit 0", -15), ("ignore 15 + restless", -9)])
+@pytest.mark.parametrize("command, status", [("signal 19 + exit 0", -15), ("restless", -9)])
 def test_wall_time_reaches_a_stopped_payload(launcher: Launcher, image: Path, pids: str, command: str,
                                              status: int) -> None:
     """Also where the outer process stops with it, for the shell, and would not see the clock."""
     limit = "supervise\nwall-time 500 200"
     whole = contained(image, command, limit) if pids == "new pids" else plan(image, command, naming=limit)
     # Where no shell looks after our process group, the kernel sends all of it SIGHUP when this ends.
-    assert launcher.run(whole, start_new_session=True).status == status
+    deaf = DEAF if status == -9 else {}
+    assert launcher.run(whole, start_new_session=True, **deaf).status == status
 
 
 @pytest.mark.requirement("ATK-46", "CLI-42")
@@ -445,10 +432,10 @@ def test_everything_ends_with_the_caller(launcher: Launcher, image: Path, receip
     process, outer = started_by_another(launcher, whole)
     with process:
         if "signal" in then:
-            assert eventually(lambda: state(outer) == "T")
+            assert until(lambda: state(outer) == "T")
         process.kill()
         process.wait()
-        assert eventually(lambda: gone(outer))
+        assert until(lambda: gone(outer))
     result = receipts.result()
     assert (result["failure_class"], result["cause"], result["signal"]) == ("killed", "caller", 9)
     assert result["leftovers"] == 1
@@ -463,7 +450,7 @@ def test_without_the_tie_the_payload_outlives_the_caller(launcher: Launcher, ima
         time.sleep(0.3)
         assert not gone(outer)
     os.kill(outer, signal.SIGTERM)
-    assert eventually(lambda: gone(outer))
+    assert until(lambda: gone(outer))
     result = receipts.result()
     assert (result["failure_class"], result["cause"]) == ("killed", "told")
 
@@ -482,6 +469,12 @@ def credential(tmp_path: Path) -> Path:
     return path
 
 
+def renew(path: Path, text: str) -> None:
+    """In one step: nobody sees half of it."""
+    path.with_name("new").write_text(text)
+    path.with_name("new").rename(path)
+
+
 def with_credential(image: Path, path: Path, command: str, naming: str = "", **options: Any) -> list[Operation]:
     return contained(
         image, command, naming,
@@ -493,15 +486,13 @@ def with_credential(image: Path, path: Path, command: str, naming: str = "", **o
 @pytest.mark.parametrize("api", ["auto", "classic"])
 def test_credential_follows_renames(launcher: Launcher, image: Path, credential: Path, receipts: Receipts,
                                     api: str) -> None:
-    command = "cat /opt/PROXY + echo ready + wait + cat /opt/PROXY + try write /opt/PROXY + try create /opt/x"
+    command = ("cat /opt/PROXY + echo ready + wait + await /opt/PROXY second + cat /opt/PROXY + try write /opt/PROXY + "
+               "try create /opt/x")
     whole = with_credential(image, credential, command, receipts.asked, mechanism=f"mechanism {api}")
     process = launcher.start(whole, stdin=subprocess.PIPE)
     assert process.stdout and [process.stdout.readline() for _ in range(2)] == [b"first\n", b"ready\n"]
-    renewed = credential.with_name("new")
-    renewed.write_text("second\n")
-    renewed.rename(credential)
-    time.sleep(2.5)  # it is looked at every second
-    out, err = process.communicate(timeout=PATIENCE)
+    renew(credential, "second\n")
+    out, err = process.communicate(timeout=TIMEOUT)
     assert out.startswith(b"second\n") and b"ok" not in out and not err, (out, err)
     assert receipts.result()["credentials_renewed"] == 1
 
@@ -516,9 +507,9 @@ def test_large_credential_takes_no_memory_of_the_helpers(launcher: Launcher, ima
         lines = [line for pid in (process.pid, init) for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
         return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
-    small = eventually(lambda: used() <= 300)  # the outer process looks at the file, too, at first
+    small = until(lambda: used() <= 300)  # the outer process looks at the file, too, at first
     found = used()
-    process.communicate(timeout=PATIENCE)
+    process.communicate(timeout=TIMEOUT)
     assert small, found
 
 
@@ -528,7 +519,7 @@ def test_credential_that_vanishes_stays_as_it_was(launcher: Launcher, image: Pat
     assert process.stdout and process.stdout.readline() == b"ready\n"
     credential.unlink()
     time.sleep(1.5)
-    assert process.communicate(timeout=PATIENCE)[0] == b"first\n"
+    assert process.communicate(timeout=TIMEOUT)[0] == b"first\n"
 
 
 @pytest.mark.parametrize("kind, why", [("missing", "ENOENT on open"), ("directory", "not a regular file"),
@@ -569,7 +560,7 @@ class Starter:
 
     def next(self) -> tuple[str, bytes]:
         """The next message, or ("", b"") at the end."""
-        ready, _, _ = select.select([self.socket], [], [], PATIENCE)
+        ready, _, _ = select.select([self.socket], [], [], TIMEOUT)
         assert ready, "nothing is told"
         message = self.socket.recv(65536)
         if not message:
@@ -620,7 +611,7 @@ def sentence(body: bytes) -> tuple[str, str, str]:
 def test_init_is_the_starters_own_child(launcher: Launcher, image: Path) -> None:
     with starter(launcher, contained(image, "daemon 60 + exit 7")) as it:
         assert it.next()[0] == "init"
-        assert it.process.wait(PATIENCE) == 0
+        assert it.process.wait(TIMEOUT) == 0
         assert it.next()[0] == "executed"
         facts = it.facts()
         assert os.waitstatus_to_exitcode(facts["status"]) == 7
@@ -664,7 +655,7 @@ def test_outer_process_tells_the_same(launcher: Launcher, image: Path, receipts:
         facts = it.facts()
         assert os.waitstatus_to_exitcode(facts["status"]) == -6 and facts["executed_us"] != UNKNOWN
         assert it.next()[0] == ""
-        assert it.process.wait(PATIENCE) == -6
+        assert it.process.wait(TIMEOUT) == -6
     if why == "receipt":
         assert receipts.result()["signal"] == 6
 
@@ -677,7 +668,7 @@ def test_failures_are_told_and_not_printed(launcher: Launcher, image: Path, nami
     with starter(launcher, whole) as it:
         assert sentence(it.until("failed"))[:2] == ("image", "cannot execute /nothing: ENOENT")
         assert it.next()[0] == ""
-        assert it.process.communicate(timeout=PATIENCE) == (b"", b"")
+        assert it.process.communicate(timeout=TIMEOUT) == (b"", b"")
 
 
 def test_scratch_that_is_refused_is_told_through_the_outer_process(launcher: Launcher, image: Path) -> None:
@@ -691,7 +682,7 @@ def test_scratch_that_is_refused_is_told_through_the_outer_process(launcher: Lau
         assert kind == "failed"
         assert sentence(body)[:2] == ("setup", "cannot make the scratch on /tmp: EINVAL on mount of tmpfs")
         assert it.next()[0] == ""
-        assert it.process.wait(PATIENCE) == 255
+        assert it.process.wait(TIMEOUT) == 255
 
 
 def test_stale_plan_is_told(launcher: Launcher, image: Path, tmp_path: Path) -> None:
@@ -702,7 +693,7 @@ def test_stale_plan_is_told(launcher: Launcher, image: Path, tmp_path: Path) -> 
     bound.write_text("")
     with starter(launcher, whole) as it:
         assert it.next()[0] == "stale"
-        assert it.process.wait(PATIENCE) == 255
+        assert it.process.wait(TIMEOUT) == 255
         assert it.next()[0] == ""
 
 
@@ -743,7 +734,7 @@ def test_starter_that_lets_go_ends_everything(launcher: Launcher, image: Path, n
             assert os.waitstatus_to_exitcode(os.waitpid(it.init, 0)[1]) == 137
             it.init = 0
         else:
-            assert it.process.wait(PATIENCE) == -9
+            assert it.process.wait(TIMEOUT) == -9
 
 
 def test_stop_and_continue_are_told(launcher: Launcher, image: Path) -> None:
@@ -757,16 +748,18 @@ def test_stop_and_continue_are_told(launcher: Launcher, image: Path) -> None:
 
 
 def test_credentials_are_renewed_when_the_starter_says_so(launcher: Launcher, image: Path, credential: Path) -> None:
-    whole = with_credential(image, credential, "echo ready + wait + cat /opt/PROXY")
-    with starter(launcher, whole, stdin=subprocess.PIPE) as it:
+    """At once: before it does what it is told next, and not only when it looks by itself, every second."""
+    whole = with_credential(image, credential, "echo ready + await /opt/PROXY second + cat /opt/PROXY + sleep 60")
+    with starter(launcher, whole) as it:
         it.until("executed")
-        assert it.process.stdout and it.process.stdin and it.process.stdout.readline() == b"ready\n"
-        credential.write_text("second\n")
+        assert it.process.stdout and it.process.stdout.readline() == b"ready\n"
+        renew(credential, "second\n")
         it.socket.send(REFRESH)
-        time.sleep(0.2)
-        it.process.stdin.close()
         assert it.process.stdout.readline() == b"second\n"
-        assert it.facts()["credentials_renewed"] == 1
+        renew(credential, "third\n")
+        it.socket.send(REFRESH)
+        it.socket.send(KILL)
+        assert it.facts()["credentials_renewed"] == 2
 
 
 def test_garbage_from_the_starter_changes_nothing(launcher: Launcher, image: Path) -> None:

@@ -1,15 +1,12 @@
 """Fixtures of the tests of `dunnage payload`."""
 from __future__ import annotations
 
-import itertools
-import os
 from pathlib import Path
 
 import pytest
 
+from containers.processes import unique
 from payload.starting import Receipt
-
-NUMBERS = itertools.count()
 
 
 @pytest.fixture
@@ -28,4 +25,4 @@ def job(tmp_path: Path) -> Path:
 @pytest.fixture
 def mark() -> str:
     """A word that only the arguments of this test's processes hold."""
-    return f"mark-{os.getpid()}-{next(NUMBERS)}"
+    return unique()

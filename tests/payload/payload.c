@@ -595,7 +595,7 @@ static void do_orphans(char **argument) {
 		close(ends[1]);
 	}
 	int left = count;
-	for (int round = 0; left && round < 1000; round++) {
+	for (int round = 0; left && round < 6000; round++) {
 		left = 0;
 		for (int i = 0; i < count; i++)
 			left += !kill(pids[i], 0);
@@ -645,14 +645,19 @@ static void do_wait(char **argument) {
 		;
 }
 
-/* Until the file exists, at most a minute. */
+/* Until the file exists, or with TEXT holds it, at most some minutes. */
 static void do_await(char **argument) {
+	size_t size;
 	fflush(stdout);
-	for (int round = 0; access(argument[0], F_OK) < 0; round++) {
-		if (round == 6000)
-			give_up("await");
+	for (int round = 0; round < 12000; round++) {
+		char *text = argument[1] ? text_of(argument[0], &size) : NULL;
+		bool done = argument[1] ? text && strstr(text, argument[1]) : !access(argument[0], F_OK);
+		free(text);
+		if (done)
+			return;
 		usleep(10000);
 	}
+	give_up("await");
 }
 
 static void do_close(char **argument) {

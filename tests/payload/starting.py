@@ -1,14 +1,11 @@
-"""What the tests of the verb share: a run with its receipt, and looking for processes that stayed."""
+"""What the tests of the verb share: a run with its receipt."""
 from __future__ import annotations
 
 import json
-import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from containers.launch import TIMEOUT, Ended
+from containers.launch import Ended
 from payload.receipts import check
 
 
@@ -45,25 +42,5 @@ def said(done: Ended) -> list[str]:
     return done.well().lines
 
 
-def alive(mark: str) -> list[int]:
-    """Processes of this machine whose arguments hold the mark, zombies aside."""
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and mark.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
-
-
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait for something that happens soon. Looks again often, since nobody tells us."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end, what or "it did not happen"
-        time.sleep(0.02)

@@ -9,7 +9,7 @@ from containers.cgroups import child_cgroup, delegated
 from containers.front import Front
 from payload.starting import Receipt
 
-pytestmark = [pytest.mark.kernel, pytest.mark.requirement("ISO-21")]
+pytestmark = [pytest.mark.kernel, pytest.mark.requirement("ISO-21"), pytest.mark.xdist_group("cgroup")]
 
 PAYLOAD = ("--", "/bin/payload")
 

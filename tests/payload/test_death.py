@@ -12,7 +12,8 @@ import pytest
 
 from containers.features import need
 from containers.front import Front
-from payload.starting import alive, parent, until
+from containers.processes import holding, until
+from payload.starting import parent
 
 pytestmark = pytest.mark.kernel
 requirement = pytest.mark.requirement
@@ -37,15 +38,15 @@ def test_sigkill_of_one_ends_all(
 ) -> None:
     need("new proc")
     process = leaving(dunnage, image, mark, *options)
-    family = set(alive(mark))
+    family = set(holding(mark))
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    # with the host's pids the hidden child is a child of the launcher by now, too
-    payload = min(pid for pid in family if parent(pid) in (process.pid, *children))
+    # with the host's pids the hidden child is a child of the launcher by now, too; but it leads no session
+    payload = next(pid for pid in family if parent(pid) in (process.pid, *children) and os.getsid(pid) == pid)
     target = {"launcher": process.pid, "init": parent(payload), "payload": payload}[victim]
     os.kill(target, signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode == -9
-    until(lambda: not alive(mark), "somebody survived")
+    assert until(lambda: not holding(mark)), "somebody survived"
 
 
 @requirement("PRO-28", "R18", "ATK-27")
@@ -58,16 +59,16 @@ def test_end_of_the_caller(dunnage: Front, image: Path, mark: str, option: str) 
         assert pilot.stdout and pilot.stdout.readline() == b"ready\n"
         pilot.kill()
     if option == "--die-with-caller":
-        until(lambda: not [pid for pid in alive(mark) if pid != pilot.pid])
+        assert until(lambda: not [pid for pid in holding(mark) if pid != pilot.pid])
         return
-    left = [pid for pid in alive(mark) if pid != pilot.pid]
+    left = [pid for pid in holding(mark) if pid != pilot.pid]
     assert left
     for pid in left:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    until(lambda: not alive(mark))
+    assert until(lambda: not holding(mark))
 
 
 @requirement("PRO-28")

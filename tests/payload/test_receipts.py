@@ -11,7 +11,8 @@ import pytest
 
 from containers.features import need
 from containers.front import Front
-from payload.starting import Receipt, alive, until
+from containers.processes import holding, until
+from payload.starting import Receipt
 
 pytestmark = pytest.mark.kernel
 requirement = pytest.mark.requirement
@@ -71,7 +72,7 @@ def test_of_a_limit(
     done = dunnage("payload", option, *receipt.options, image, *PAYLOAD, *words, "+", "echo", mark)
     kind, why, code, number = receipt.verdict()
     assert (kind, why, code) == ("limit", cause, None) and number in (9, 15) and done.status == -number
-    assert not alive(mark)
+    assert not holding(mark)
 
 
 @requirement("ISO-21")
@@ -99,10 +100,10 @@ def test_of_a_run_whose_caller_was_killed(dunnage: Front, image: Path, receipt: 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as pilot:
         assert pilot.stdout and pilot.stdout.readline() and pilot.stdout.readline() == b"ready\n"
         pilot.kill()
-    until(receipt.path.exists)
+    assert until(receipt.path.exists)
     kind, cause, _, number = receipt.verdict()
     assert (kind, cause, number) == ("killed", "caller", 9)
-    until(lambda: not alive(mark))
+    assert until(lambda: not holding(mark))
 
 
 def test_that_cannot_be_written_is_found_out_before_the_start(dunnage: Front, image: Path, tmp_path: Path,

@@ -9,6 +9,7 @@ import pytest
 
 from containers.features import need
 from containers.front import Front
+from containers.keys import wait_for_keys
 from payload.starting import Receipt, said
 
 pytestmark = pytest.mark.kernel
@@ -97,6 +98,7 @@ def test_privileges_and_nested_namespaces(dunnage: Front, image: Path) -> None:
 @requirement("ATK-23", "PRO-16")
 def test_session_keyring_is_another_one_unless_it_is_kept(dunnage: Front, image: Path, mark: str) -> None:
     need("keyrings")
+    wait_for_keys()
     program = (f"import ctypes, os, sys; call = ctypes.CDLL(None).syscall; call({KEYCTL}, 1, None); "
                f"assert call({ADD_KEY}, b'user', b'{mark}', b'secret', 6, -3) > 0; os.execv(sys.argv[1], sys.argv[1:])")
     look = ["--", "/bin/payload", "key", mark]

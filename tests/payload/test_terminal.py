@@ -17,7 +17,8 @@ import pytest
 from containers.features import need
 from containers.front import Front
 from containers.launch import TIMEOUT
-from payload.starting import alive, parent, until
+from containers.processes import holding, state, until
+from payload.starting import parent
 
 pytestmark = pytest.mark.kernel
 requirement = pytest.mark.requirement
@@ -111,10 +112,10 @@ def test_stop_key_and_fg(dunnage: Front, image: Path, terminal: Terminal, mark: 
     terminal.type("\x1a")
     assert b"Stopped" in terminal.until(PROMPT) and terminal.is_cooked()
     assert b"Stopped" in terminal.line("jobs")
-    assert {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in alive(mark)} <= {"T", "S"}
+    assert until(lambda: {state(pid) for pid in holding(mark)} <= {"T", "S"})
     terminal.type("fg\n")
     terminal.until(b"\r\n")
-    until(lambda: not terminal.is_cooked())
+    assert until(lambda: not terminal.is_cooked())
     terminal.type("\x04")  # end of input
     terminal.until(b"ended")
     terminal.until(PROMPT)
@@ -125,20 +126,17 @@ def test_started_in_the_background_and_brought_forward(dunnage: Front, image: Pa
     terminal.line(call(dunnage, image, "wait", "+", "echo", "en''ded") + " &")
     assert terminal.is_cooked()
     terminal.type("fg\n")
-    until(lambda: not terminal.is_cooked())
+    assert until(lambda: not terminal.is_cooked())
     terminal.type("\x04")
     terminal.until(b"ended")
     terminal.until(PROMPT)
 
 
 def test_size_follows(dunnage: Front, shelled: Path, terminal: Terminal) -> None:
-    command = f"{dunnage.path} payload {shelled} -- sh -c 'echo be\"\"gun; read x; /bin/busybox stty size'"
-    terminal.type(command + "\n")
+    script = 'echo be""gun; until busybox stty size | busybox grep "33 77"; do sleep 0.1; done'
+    terminal.type(f"{dunnage.path} payload {shelled} -- sh -c '{script}'\n")
     terminal.until(b"begun\r\n")
     fcntl.ioctl(terminal.leader, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
-    until(lambda: not terminal.is_cooked())
-    time.sleep(0.2)  # nobody tells us that the size has arrived; it is on its way by a signal
-    terminal.type("\n")
     assert b"33 77" in terminal.until(PROMPT)
 
 
@@ -161,15 +159,15 @@ def test_shared_terminal_is_filtered(dunnage: Front, image: Path, terminal: Term
 def test_hang_up_and_kill_leave_nobody(dunnage: Front, image: Path, terminal: Terminal, mark: str) -> None:
     terminal.type(call(dunnage, image, "echo", "be''gun", "+", "sleep", "1000", "+", "echo", mark) + "\n")
     terminal.until(b"begun\r\n")
-    relay = alive(mark)[0]
+    relay = holding(mark)[0]
     while "python" not in Path(f"/proc/{relay}/comm").read_text():  # payload, init and the launcher are below it
         relay = parent(relay)
     os.kill(relay, signal.SIGKILL)
     terminal.until(PROMPT)
-    until(lambda: not alive(mark))
+    assert until(lambda: not holding(mark))
     terminal.type("stty sane\n")  # raw still, as nobody was left to restore it
     terminal.until(PROMPT)
     terminal.type(call(dunnage, image, "echo", "be''gun", "+", "sleep", "1000", "+", "echo", mark) + "\n")
     terminal.until(b"begun\r\n")
     os.kill(terminal.pid, signal.SIGKILL)  # the caller
-    until(lambda: not alive(mark))
+    assert until(lambda: not holding(mark))
