@@ -16,10 +16,12 @@ from containers.front import Front
 from containers.images import compile_payload, payload_image, probe_image, scripted_image, shell_image, squashfs
 from containers.launch import Launcher, Run
 
-# A shell ignores these in what it starts in the background, and all that the tests start would inherit it.
-for number in (signal.SIGINT, signal.SIGQUIT):
+# A shell ignores some in what it starts in the background, nohup another one, and all that the tests start would
+# inherit it. Python itself ignores two.
+for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 TOP = Path(__file__).resolve().parents[1]
 BUILD = TOP / "launcher" / "build"

@@ -52,7 +52,7 @@
 
 enum { SESSION_RING = -3, USER_RING = -4, PROCESS_RING = -2 };
 enum { KEYCTL_JOIN = 1, KEYCTL_REVOKE = 3, KEYCTL_SETPERM = 5, KEYCTL_LINK = 8, KEYCTL_SEARCH = 10, KEYCTL_READ = 11 };
-enum { GIVEN_UP = 97, PATIENCE = 30 };
+enum { GIVEN_UP = 97, PATIENCE = 120, PROCESSORS = 8192 };
 
 extern char **environ;
 static char **facts;
@@ -324,16 +324,25 @@ static void everybody(void) {
 	setpriority(PRIO_PGRP, 0, 7);
 }
 
+/* For the worse, which everybody may: more so where we are badly off already. */
 static void meddling_with(const char *target) {
 	pid_t pid = pid_of(target);
 	struct rlimit limit = {1000, 1000};
-	unsigned long mask = 1;
+	bool low = getpriority(PRIO_PROCESS, 0) >= 9;
+	unsigned long mask[PROCESSORS / LONG_BIT] = {0};
+	size_t at = 0;
+	syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+	while (at + 1 < sizeof mask / sizeof *mask && !mask[at])
+		at++;
+	unsigned long first = mask[at] & -mask[at];
+	memset(mask, 0, sizeof mask);
+	mask[at] = first;
 	tried(named("10", target, "limit"), prlimit(pid, RLIMIT_NOFILE, &limit, NULL));
-	tried(named("10", target, "priority"), setpriority(PRIO_PROCESS, (id_t)pid, 9));
-	tried(named("10", target, "affinity"), syscall(SYS_sched_setaffinity, pid, sizeof mask, &mask));
-	tried(named("10", target, "io"), syscall(SYS_ioprio_set, 1, pid, 2 << 13 | 7));
+	tried(named("10", target, "priority"), setpriority(PRIO_PROCESS, (id_t)pid, low ? 19 : 9));
+	tried(named("10", target, "affinity"), syscall(SYS_sched_setaffinity, pid, sizeof mask, mask));
+	tried(named("10", target, "io"), syscall(SYS_ioprio_set, 1, pid, low ? 3 << 13 : 2 << 13 | 7));
 	int fd = open(path("/proc/", of(target, "pid"), "/oom_score_adj"), O_WRONLY | O_CLOEXEC);
-	tried(named("10", target, "oom"), fd < 0 ? -1 : write(fd, "500", 3));
+	tried(named("10", target, "oom"), fd < 0 ? -1 : write(fd, "1000", 4));
 }
 
 /* The process is not there, or no longer: it may have ended since its name was read. */
@@ -492,7 +501,7 @@ static void writable_below(const char *place, int depth) {
 		int fd = open(path(place, names[i], ""), O_WRONLY | O_CLOEXEC);
 		if (fd >= 0)
 			cgroup_leaks++;
-		else if (errno != ENOENT)
+		else if (errno != ENOENT && errno != ENODEV) /* it is removed just now */
 			cgroup_error = errno;
 		close(fd);
 	}
@@ -702,14 +711,17 @@ static void hold(void) {
 	while (read(0, &byte, 1) > 0 || errno == EINTR)
 		errno = 0;
 	struct rlimit limit;
-	unsigned long mask = 0;
+	unsigned long mask[PROCESSORS / LONG_BIT] = {0};
+	int processors = 0;
 	char score[20] = "";
 	getrlimit(RLIMIT_NOFILE, &limit);
-	syscall(SYS_sched_getaffinity, 0, sizeof mask, &mask);
+	syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+	for (size_t i = 0; i < sizeof mask / sizeof *mask; i++)
+		processors += __builtin_popcountl(mask[i]);
 	int adjust = open("/proc/self/oom_score_adj", O_RDONLY);
 	score[read_all(adjust, score, sizeof score - 1)] = 0;
 	printf("signals=%d nice=%d files=%lu processors=%d io=%ld oom=%d\n", (int)counted, getpriority(PRIO_PROCESS, 0),
-		(unsigned long)limit.rlim_cur, __builtin_popcountl(mask), syscall(SYS_ioprio_get, 1, 0), atoi(score));
+		(unsigned long)limit.rlim_cur, processors, syscall(SYS_ioprio_get, 1, 0), atoi(score));
 	fflush(stdout);
 	/* What is not in a namespace of ours stays when we go. */
 	unlink(path("/tmp/", name, ""));

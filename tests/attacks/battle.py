@@ -18,6 +18,7 @@ from typing import Any
 
 from containers.front import Front
 from containers.images import payload_image
+from containers.keys import wait_for_keys
 from containers.launch import Ended
 
 HERE = Path(__file__).resolve().parent
@@ -136,6 +137,7 @@ def ours(front: Path) -> dict[str, Ours]:
 def fight(runtime: Runtime, image: Path) -> list[str]:
     """All lines of one battle."""
     # Not below the tests' own directory: where /tmp is shared, this is.
+    wait_for_keys()
     place = Path(tempfile.mkdtemp(prefix="pilot-", dir="/var/tmp"))
     try:
         for name in ("job-a/covered", "job-b/covered", "ro", "covering", "home"):
@@ -163,7 +165,8 @@ def fight(runtime: Runtime, image: Path) -> list[str]:
         environment = {name: f"{specification['marker']}-{name}" for name in SECRETS}
         environment.update(PATH="/usr/bin:/bin", HOME=str(place / "home"))
         done = subprocess.run([sys.executable, HERE / "pilot.py", place / "specification.json"], env=environment,
-                              stdout=subprocess.PIPE, check=True, start_new_session=True, timeout=PATIENCE)
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True, start_new_session=True,
+                              timeout=PATIENCE)
         return list(map(str, json.loads(done.stdout)))
     finally:
         shutil.rmtree(place)

@@ -13,7 +13,9 @@ import fcntl
 import json
 import os
 import pty
+import re
 import resource
+import secrets
 import select
 import signal
 import socket
@@ -45,8 +47,8 @@ class Pilot:
         self.inside: dict[str, str] = specification["inside"]
         self.apart: bool = specification["apart"]
         self.marker, self.neighbours_marker = specification["marker"], specification["neighbours_marker"]
-        self.name = f"dunnage-{os.getpid()}"
-        self.ipc = 0x64_0000_00 + os.getpid() * 2
+        self.name = f"dunnage-{secrets.token_hex(8)}"  # pids return, and are not of one namespace
+        self.ipc = 0x64_0000_00 + secrets.randbelow(1 << 24) * 2
         self.plant = f"planted-{self.name}"
         self.counts = dict.fromkeys(COUNTED, 0)
         self.undo: list[Callable[[], object]] = []
@@ -60,7 +62,8 @@ class Pilot:
         """After this everything that the attacker is told of us is in `facts`."""
         for number in COUNTED:
             signal.signal(number, self._count)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2048 if most == resource.RLIM_INFINITY else min(2048, most), most))
         self._files()
         self._memory()
         port = self._sockets()
@@ -209,7 +212,7 @@ class Pilot:
                                  stdin=follower, stdout=follower, stderr=follower, preexec_fn=take_terminal,
                                  cwd=self.place / "job-a")
         said, end = b"", time.monotonic() + PATIENCE
-        while b"33.ended" not in said and time.monotonic() < end:
+        while not re.search(rb"33\.ended.*\n", said) and time.monotonic() < end:
             if select.select([leader], [], [], 1)[0]:
                 said += os.read(leader, 65536)
         shell.wait(PATIENCE)

@@ -43,7 +43,7 @@
 #ifndef PTRACE_EVENT_STOP
 #define PTRACE_EVENT_STOP 128
 #endif
-enum { MAX_PROCESSES = 16, SECONDS_OF_SURVIVORS = 4 }; /* the kernel needs milliseconds; other work may come between */
+enum { MAX_PROCESSES = 16, SECONDS_OF_SURVIVORS = 20 }; /* the kernel needs milliseconds; other work may come between */
 
 struct info { /* of PTRACE_GET_SYSCALL_INFO, as far as it is used here */
 	uint8_t op, pad[3];

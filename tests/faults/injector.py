@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SECONDS_TO_HANG = 20
+SECONDS_TO_HANG = 60
 OURS = 125
 
 
