@@ -12,6 +12,8 @@ from containers.images import squashfs
 
 pytestmark = pytest.mark.kernel
 
+# Only these calls stop anybody: the server of an image must go on, or whoever waits for it stands still.
+STRACE = ["/usr/bin/strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=mount,fsopen,fsconfig"]
 OURS = {"tmpfs", "proc", "devpts", "mqueue", "overlay"}
 
 
@@ -26,8 +28,7 @@ def test_only_file_systems_of_the_kernels_own(mode: Ours, arena: Path, tmp_path:
     need("strace")
     log = tmp_path / "trace"
     (tmp_path / "data").mkdir()
-    done = mode(arena, "/bin/payload", "echo", "up", wrap=["/usr/bin/strace", "-f", "-qq", "-o", log, "-e",
-                                                           "trace=mount,fsopen,fsconfig"],
+    done = mode(arena, "/bin/payload", "echo", "up", wrap=[*STRACE, "-o", log],
                 options=["--mount-api", api, "-B", f"{tmp_path}/data:/many/new"])
     assert done.status == 0, done
     types = file_systems(log)
@@ -40,7 +41,7 @@ def test_image_files_are_left_to_fuse(mode: Ours, arena: Path, tmp_path: Path) -
     need("image files")
     log, file = tmp_path / "trace", squashfs(tmp_path / "image", arena)
     done = mode(file, "/bin/payload", "echo", "up",
-                wrap=["/usr/bin/strace", "-f", "-qq", "-o", log, "-s", "300", "-e", "trace=mount,fsopen,fsconfig"])
+                wrap=[*STRACE, "-o", log, "-s", "300"])
     assert done.status == 0, done
     types = file_systems(log)
     assert types <= {*OURS, "fuse.squashfuse", "fuse.squashfuse_ll"} and types - OURS
