@@ -27,13 +27,14 @@ def fetch(source: Source, image: Image, file: int, progress: Progress) -> None:
     """Verified while it is written, from the file's beginning. Refused, OSError."""
     layer = layer_of(image)
     try:
-        try:
-            _write(source, layer, file, progress)
-        except Refused as refused:
-            if not another_may_do(source, refused):
-                raise
-            progress.note(f"{refused.reason}: fetching it once more")
-            _write(source, layer, file, progress)
+        while True:
+            try:
+                _write(source, layer, file, progress)
+                break
+            except Refused as refused:
+                if not another_may_do(source, refused):
+                    raise
+                progress.note(f"{refused.reason}: fetching it once more")
     except Refused as refused:
         raise refused.where(layer=str(layer.digest), index=1, layers=1) from None
     progress.finished(1)

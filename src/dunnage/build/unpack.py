@@ -25,16 +25,17 @@ def unpack(
     """
     if image.config is None:
         raise Refused("LAY-16", "it is a SIF file, not layers", "give it as oras://")
-    try:
-        report = extract(image, source, root, limits, special=special, jobs=jobs, progress=progress)
-    except Refused as refused:
-        if not another_may_do(source, refused):
-            raise
-        if progress is not None:
-            progress.note(f"{refused.reason}: fetching the image once more")
-        for name in os.listdir(root):
-            remove(root, os.fsencode(name))
-        report = extract(image, source, root, limits, special=special, jobs=jobs, progress=progress)
+    while True:
+        try:
+            report = extract(image, source, root, limits, special=special, jobs=jobs, progress=progress)
+            break
+        except Refused as refused:
+            if not another_may_do(source, refused):
+                raise
+            if progress is not None:
+                progress.note(f"{refused.reason}: fetching the image once more")
+            for name in os.listdir(root):
+                remove(root, os.fsencode(name))
     warnings = report.warnings()
     if not bare:
         try:

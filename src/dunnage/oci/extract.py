@@ -231,6 +231,7 @@ class _Extraction:
         if "refused" in answer:
             rule, reason, hint, entry = answer["refused"]
             refused = Refused(rule, reason, hint, None if entry is None else entry.encode("latin-1"))
+            refused.mirrors = tuple(answer.get("mirrors", ()))
             raise self._where(refused, child.number)
         self._answers[child.number] = answer
 

@@ -107,7 +107,7 @@ def _answer(around: Surroundings, descriptor: Descriptor, diff_id: Digest, numbe
         return _Layer(around, descriptor, diff_id, number, parent).unpack()
     except Refused as refused:
         entry = None if refused.entry is None else refused.entry.decode("latin-1")
-        return {"refused": [refused.rule, refused.reason, refused.hint, entry]}
+        return {"refused": [refused.rule, refused.reason, refused.hint, entry], "mirrors": refused.mirrors}
     except DunnageError as failed:
         return {"failed": [failed.what, failed.why, failed.fix]}
     except OSError as error:
@@ -126,6 +126,7 @@ class _Layer:
         self._parent = parent
         self._blob = Verified(around.source.open(descriptor), descriptor)
         self._stream: compression.Stream = self._blob
+        self._reading = True  # just now, so that what is refused is not content
         self._entries = 0
         self._size = 0
         self._taken = 0         # uncompressed bytes
@@ -154,7 +155,8 @@ class _Layer:
         try:
             name = self._read(application)
         except Refused as refused:
-            if refused.rule in DAMAGE:  # more likely the blob is not what it should be, which its digest tells
+            # More likely the blob is not what it should be, which its digest tells. What a mirror gave may be anything.
+            if refused.rule in DAMAGE or (self._blob.mirrors and not self._reading):
                 while self._blob.read(compression.PIECE):
                     self._still_wanted()
             raise
@@ -185,7 +187,9 @@ class _Layer:
 
     def read(self, size: int) -> bytes:
         """Of the uncompressed stream."""
+        self._reading = True
         piece = self._stream.read(size)
+        self._reading = False
         self._hasher.update(piece)
         self._still_wanted()
         self._tell()

@@ -17,6 +17,7 @@ class Refused(DunnageError):
     hint        what helps, or empty
     layer, index, layers   digest of the layer, its number from 1, and how many there are
     entry       name in the layer, as it stands there
+    mirrors     of a blob that is not what it should be: those that gave some of it
 
     `where` fills in what the place that raised it could not know.
     """
@@ -33,6 +34,7 @@ class Refused(DunnageError):
         self.layer = ""
         self.index = 0
         self.layers = 0
+        self.mirrors: tuple[str, ...] = ()
         self.where()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -43,6 +43,7 @@ class RegistrySource:
         self._transport: Transport | None = None
         mirrors = access.registries.mirrors_of(reference.registry)
         self._places = [Place(place, reference, access, self.budget) for place in (*mirrors, reference.registry)]
+        self._fresh = True  # the registry itself was not asked again for what was wrong
         self._top: Descriptor | None = None
         self._kept: dict[Digest, bytes] = {}
 
@@ -65,8 +66,13 @@ class RegistrySource:
         manifest = descriptor == self._top or descriptor.media_type in (*document.INDEXES, *document.MANIFESTS)
         what = "manifests" if manifest else "blobs"
         path = f"{what}/{descriptor.digest}"
-        data, _ = self._somewhere(lambda place: self._whole(place, path, limit, manifest, least=descriptor.size))
-        return data
+
+        def ask(place: Place) -> bytes:
+            data, _ = self._whole(place, path, limit, manifest, least=descriptor.size)
+            self._compare(place, data, descriptor.digest)
+            return data
+
+        return self._somewhere(ask)
 
     def open(self, descriptor: Descriptor) -> Stream:
         return Stream(self, descriptor)
@@ -106,10 +112,26 @@ class RegistrySource:
         return self._transport
 
     def _by_digest(self, digest: Digest) -> Descriptor:
-        data, media_type = self._somewhere(
-            lambda place: self._whole(place, f"manifests/{digest}", self._access.limits.document, True))
+        limits = self._access.limits
+
+        def ask(place: Place) -> tuple[bytes, str]:
+            data, media_type = self._whole(place, f"manifests/{digest}", limits.document, True)
+            self._compare(place, data, digest)
+            if place is not self._places[-1]:
+                document.kind(document.parse(data, limits), media_type)  # that word is no part of what was compared
+            return data, media_type
+
+        data, media_type = self._somewhere(ask)
         self._kept[digest] = data
         return Descriptor(media_type, digest, len(data))
+
+    def _compare(self, place: Place, data: bytes, digest: Digest) -> None:
+        """What a mirror gave; whoever gets it from the registry compares it himself. Failure."""
+        hasher = digest.hasher()
+        hasher.update(data)
+        if place is not self._places[-1] and not digest.of(hasher):
+            raise Failure(f"the mirror {place.name} sent something else than {digest.short}", again=False,
+                          rule="LAY-21")
 
     def _by_tag(self) -> Descriptor:
         """At the registry itself: what a tag means is not for mirrors to say. Once (LAY-100).
@@ -181,7 +203,19 @@ class RegistrySource:
         """A mirror, for the next place. One that cannot be asked is not asked again."""
         self.budget.left()
         place.given_up = refused.rule != "LAY-24"
-        self._access.voice.verbose(f"{refused.reason}: asking the next place that the site names")
+        tell = self._access.voice.warning if refused.rule == "LAY-21" else self._access.voice.verbose
+        tell(f"{refused.reason}: asking the next place that the site names")
+
+    def another_may_do(self, refused: Refused) -> bool:
+        """Was a blob refused that another attempt may bring? Mirrors that gave some of it are not asked any more; if
+        there was none, the registry gets one fresh attempt (LAY-98)."""
+        if refused.rule != "LAY-21":
+            return False
+        liars = [place for place in self.places()[:-1] if place.address in refused.mirrors]
+        for place in liars:
+            self.leave(place, Refused("LAY-21", f"the mirror {place.name} sent a wrong layer: {refused.reason}"))
+        fresh, self._fresh = self._fresh, self._fresh and bool(liars)
+        return bool(liars) or fresh
 
     def ask_for_blob(self, place: Place, descriptor: Descriptor, start: int) -> Answer:
         headers = {"Range": f"bytes={start}-"} if start else {}
@@ -207,7 +241,8 @@ class RegistrySource:
 class Stream:
     """A layer's bytes, from one answer or several: what broke off is asked for from there on (LAY-98).
 
-    What is put together is not compared here: whoever reads compares the digest of the whole.
+    What is put together is not compared here: whoever reads compares the digest of the whole. `mirrors` gave some of
+    it.
     """
 
     def __init__(self, source: RegistrySource, descriptor: Descriptor) -> None:
@@ -216,6 +251,7 @@ class Stream:
         self._places = source.places()
         self._tries = self._tries_at(self._places[0])
         self._position = 0
+        self.mirrors: list[str] = []
         self._answer: Answer | None = None
         self._need()
 
@@ -279,6 +315,8 @@ class Stream:
                               "manifest", again=False, rule="LAY-21")
             if answer.status == 200:
                 _skip(answer, start)
+            if len(self._places) > 1:
+                self.mirrors.append(place.address)
         except BaseException:
             answer.close()
             raise
@@ -300,8 +338,8 @@ class Stream:
 
 
 def another_may_do(source: Source, refused: Refused) -> bool:
-    """Was a blob refused that could have been damaged on its way? Then it is worth one fresh attempt (LAY-98)."""
-    return refused.rule == "LAY-21" and isinstance(source, RegistrySource)
+    """Was a blob refused that could have been damaged on its way?"""
+    return isinstance(source, RegistrySource) and source.another_may_do(refused)
 
 
 def _media_type(answer: Answer) -> str:
@@ -340,11 +378,13 @@ def _skip(answer: Answer, count: int) -> None:
 class Place:
     """A registry, or a mirror of it: HOST[:PORT][/PATH], and what it wants to see of us.
 
+    address   all of it
     name      for people
     given_up  a mirror that does not work
     """
 
     def __init__(self, place: str, reference: Reference, access: Access, budget: Budget) -> None:
+        self.address = place
         self.name, _, prefix = place.partition("/")
         self.given_up = False
         self._repository = "/".join(filter(None, (prefix, reference.repository)))

@@ -46,7 +46,7 @@ class Source(Protocol):
 class Verified:
     """A blob that is what its descriptor says: refused when it is longer, shorter, or has another digest.
 
-    The digest is compared when the end was read. `count` is how many bytes came so far.
+    The digest is compared when the end was read. `count` is how many bytes came so far; `mirrors` gave some of them.
     """
 
     def __init__(self, blob: Blob, descriptor: Descriptor) -> None:
@@ -60,15 +60,24 @@ class Verified:
         wanted = self._descriptor
         self.count += len(piece)
         if self.count > wanted.size:
-            raise Refused("LAY-21", f"it has more bytes than the {wanted.size} that the manifest says")
+            raise self._wrong(f"it has more bytes than the {wanted.size} that the manifest says")
         if piece:
             self._hasher.update(piece)
         elif self.count < wanted.size:
-            raise Refused("LAY-21", f"it has {self.count} bytes, the manifest says {wanted.size}")
+            raise self._wrong(f"it has {self.count} bytes, the manifest says {wanted.size}")
         elif not wanted.digest.of(self._hasher):
             found = f"{wanted.digest.algorithm}:{self._hasher.hexdigest()}"
-            raise Refused("LAY-21", f"its digest is {found}, the manifest says {wanted.digest}")
+            raise self._wrong(f"its digest is {found}, the manifest says {wanted.digest}")
         return piece
+
+    @property
+    def mirrors(self) -> tuple[str, ...]:
+        return tuple(getattr(self._blob, "mirrors", ()))
+
+    def _wrong(self, reason: str) -> Refused:
+        refused = Refused("LAY-21", reason)
+        refused.mirrors = self.mirrors
+        return refused
 
     def close(self) -> None:
         self._blob.close()
