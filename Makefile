@@ -65,7 +65,7 @@ test:
 
 test-all:
 	@packaging/setup.sh build test bench
-	@$(RUN_TESTS) $(TESTS)
+	@$(RUN_TESTS) --hypothesis-profile=anew $(TESTS)
 
 lint:
 	@packaging/setup.sh build test

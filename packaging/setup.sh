@@ -29,10 +29,11 @@ fi
 if [ "$(id -u)" = 0 ]; then
 	echo "setup: installing$missing"
 	export DEBIAN_FRONTEND=noninteractive
+	# Somebody else may be installing just now.
+	install="apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=600 $missing"
 	# First with the package lists as they are: a machine that is offline may have the packages in its cache.
 	# shellcheck disable=SC2086
-	apt-get install -qq -y --no-install-recommends $missing > /dev/null 2>&1 ||
-		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing; } ||
+	$install > /dev/null 2>&1 || "$(dirname "$0")/again" sh -c "apt-get update -qq && $install" ||
 		{ echo "setup: cannot install$missing: apt-get failed, see above" >&2; exit 1; }
 	exit 0
 fi

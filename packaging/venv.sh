@@ -27,7 +27,7 @@ if [ ! -e "$venv/complete" ]; then
 	rm -rf "$venv"
 	"$python" -m venv "$venv" >&2 ||
 		{ echo "venv: $python cannot make virtual environments; fix: apt-get install python3-venv" >&2; exit 1; }
-	"$venv/bin/pip" --disable-pip-version-check download --quiet --retries 2 --only-binary :all: \
+	"$tree/packaging/again" "$venv/bin/pip" --disable-pip-version-check download --quiet --timeout 60 --only-binary :all: \
 		--dest "$venv/wheels" --requirement "$tree/tests/requirements.txt" >&2 ||
 		{ echo "venv: cannot fetch the packages above from PyPI; fix: connect once, or point PIP_INDEX_URL at a mirror" >&2; exit 1; }
 	"$venv/bin/pip" --disable-pip-version-check install --quiet --no-index --find-links "$venv/wheels" \

@@ -89,7 +89,7 @@ class Clock:
         return cpu
 
 
-def refusal(command: Command, timeout: float = 30) -> str:
+def refusal(command: Command, timeout: float = 120) -> str:
     """Why the command does not work here: empty when it does. Also warms every cache."""
     try:
         done = subprocess.run(command.words, env=command.environment, stdin=subprocess.DEVNULL,

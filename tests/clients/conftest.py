@@ -19,7 +19,7 @@ from images.pulling import shell_layers
 from registry.servers import docker_registry
 
 HERE = Path(__file__).resolve().parent
-TIMEOUT = 150  # seconds of one client
+TIMEOUT = 600  # seconds of one client
 SCRIPT = "#!/bin/sh\nexec /bin/sh \"$@\"\n"
 
 
@@ -64,8 +64,8 @@ def install(place: Path) -> Optional[str]:
     """Into a new virtual environment; what went wrong."""
     steps: tuple[Sequence[object], ...] = (
         (sys.executable, "-m", "venv", place),
-        (place / "bin/pip", "--disable-pip-version-check", "install", "--quiet", "--retries", "2", "--requirement",
-         HERE / "requirements.txt"),
+        (HERE.parents[1] / "packaging/again", place / "bin/pip", "--disable-pip-version-check", "install", "--quiet",
+         "--timeout", "60", "--requirement", HERE / "requirements.txt"),
     )
     for step in steps:
         done = subprocess.run(list(map(str, step)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,

@@ -61,7 +61,7 @@ def once(case: Case, form: str, victim: Victim, server: Scripted, tmp_path: Path
     reference = write(case, form, victim, place, server)
     begun = time.monotonic()
     found = judge(case, reference, place)
-    assert time.monotonic() - begun < 60, "it takes as long as somebody wants it to"
+    assert time.monotonic() - begun < 300, "it takes as long as somebody wants it to"
     check(case, found, victim)
     compare(case, found, victim)
 

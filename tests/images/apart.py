@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,12 @@ def _stopped_at(pid: int, point: int) -> bool:
     os.kill(pid, signal.SIGKILL)
     assert ended(pid) == -signal.SIGKILL
     return True
+
+
+def wait_for_a_signal() -> None:
+    """For ever. One that came just before signal.pause() would be looked at only after the next one."""
+    while True:
+        time.sleep(0.05)
 
 
 def _ptrace(request: int, pid: int, data: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from containers.front import PATH, Front
-from containers.launch import Ended
+from containers.launch import TIMEOUT, Ended
 from dunnage.build.cache import place
 from dunnage.errors import DunnageError
 from dunnage.host.site import SitePolicy
@@ -169,7 +169,7 @@ def test_clean_asks_on_a_terminal(cache: Cache, word: str, left: set[str]) -> No
     try:
         running = cache.front.start("cache", "clean", env=cache.env, stdin=follower, stderr=subprocess.PIPE)
         os.write(leader, f"{word}\n".encode())
-        _, err = running.communicate(timeout=60)
+        _, err = running.communicate(timeout=TIMEOUT)
     finally:
         os.close(leader)
         os.close(follower)

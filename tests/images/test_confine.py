@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from containers.features import need
+from containers.launch import TIMEOUT
 from dunnage.build.confine import Confined
 
 
@@ -71,5 +72,5 @@ def test_it_ends_with_whoever_started_it(inside: int, tmp_path: Path) -> None:
     child = os.pidfd_open(pid)
     starter.kill()
     starter.communicate()
-    assert select.select([child], [], [], 60)[0], "it lives on"
+    assert select.select([child], [], [], TIMEOUT)[0], "it lives on"
     os.close(child)

@@ -15,6 +15,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from containers.features import need
+from containers.launch import TIMEOUT
 from containers.processes import no_child_left
 from dunnage.errors import DunnageError
 from dunnage.oci.document import Descriptor
@@ -108,7 +109,7 @@ def test_no_process_outlives_who_asked_for_it(staging: Staging, number: int) -> 
         assert len(os.read(started, 1) + os.read(started, 1)) == 2
         os.kill(pid, number)
         assert ended(pid) == -number
-        ready, _, _ = select.select([life], [], [], 60)
+        ready, _, _ = select.select([life], [], [], TIMEOUT)
         assert ready, "a process is still there"
         assert os.read(life, 1) == b""
     finally:
@@ -131,7 +132,7 @@ def test_at_whatever_call_it_is_killed_no_process_stays_and_all_can_be_removed(t
                 break
         finally:
             os.close(held)
-        ready, _, _ = select.select([life], [], [], 60)
+        ready, _, _ = select.select([life], [], [], TIMEOUT)
         assert ready, "a process is still there"
         os.close(life)
         remove(here, b"area")
@@ -211,7 +212,6 @@ def test_too_much_memory_is_told(staging: Staging) -> None:
 @pytest.mark.requirement("LAY-118")
 def test_refusals_leave_no_descriptors(tmp_path: Path) -> None:
     bad = layer(directory("x"), link("evil", "/nowhere"), file("evil/f"))
-    gc.collect()  # of other tests
     gc.collect()  # what earlier tests left may not go meanwhile
     before = len(os.listdir("/proc/self/fd"))
     for number in range(3):

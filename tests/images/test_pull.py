@@ -14,7 +14,7 @@ import pytest
 
 from containers.features import need
 from containers.front import PATH, Front
-from containers.launch import Ended
+from containers.launch import TIMEOUT, Ended
 from dunnage.image import sif
 from dunnage.oci.document import SIF_CONFIG, SIF_LAYER
 from images.making import MANIFEST, Image, Shelf, digest, document, fifo, file, layer, link
@@ -416,7 +416,7 @@ def test_nobody_goes_on_packing(dunnage: Front, here: Path, tmp_path: Path, numb
     process.send_signal(number)
     process.communicate()
     assert process.returncode == -number
-    assert select.select([watched], [], [], 30)[0], "mksquashfs goes on"
+    assert select.select([watched], [], [], TIMEOUT)[0], "mksquashfs goes on"
     os.close(watched)
     left = listing(here)
     assert not left or (number == signal.SIGKILL and all(name.startswith(".dunnage-") for name in left))

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import pytest
 
 from containers.features import need
 from containers.front import PATH, Front
-from containers.launch import Ended, finish
+from containers.launch import TIMEOUT, Ended, finish
+from containers.processes import until
 from dunnage.oci.refusal import escape
 from dunnage.oci.store import Store
 from images.making import Image, Shelf, digest, fifo, file, layer
@@ -81,13 +81,6 @@ def shelf_of() -> Shelf:
 
 def reference(registry: Scripted, tag: str = ":t") -> str:
     return f"docker://{registry.host}/some/name{tag}"
-
-
-def until(condition: Any) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 # -- what runs -----------------------------------------------------------------------------------
@@ -201,7 +194,7 @@ def test_image_in_use_is_not_taken_away(account: Account, shelf: dict[str, str],
         assert store.evict(0) == []
         running.stdin.close()
         assert running.stdout.read() == b"new\n"
-        assert running.wait(60) == 0
+        assert running.wait(TIMEOUT) == 0
         assert len(store.evict(0)) == 1
     assert account.kept == []
 
@@ -278,9 +271,9 @@ def test_end_in_the_middle_of_a_download_leaves_nothing(
 ) -> None:
     registry.next("GET", "/blobs/", cut(registry, 10_000_000), cut(registry, 50, hanging=True))
     with account.start("exec", "--no-https", reference(registry), "true") as running:
-        until(lambda: len(registry.asked("GET", "/blobs/")) >= 2 and account.kept)
+        assert until(lambda: len(registry.asked("GET", "/blobs/")) >= 2 and account.kept)
         running.send_signal(number)
-        assert running.wait(60) == -number
+        assert running.wait(TIMEOUT) == -number
     if number != signal.SIGKILL:
         assert account.kept == []
     done = account("exec", "--no-https", reference(registry), "echo", "good")
@@ -291,7 +284,7 @@ def test_end_in_the_middle_of_a_download_leaves_nothing(
 def test_those_who_wait_take_over_from_a_dead_one(account: Account, registry: Scripted) -> None:
     registry.next("GET", "/blobs/", cut(registry, 10_000_000), cut(registry, 50, hanging=True))
     first = account.start("exec", "--no-https", reference(registry), "echo", "first")
-    until(lambda: len(registry.asked("GET", "/blobs/")) >= 2 and account.kept)
+    assert until(lambda: len(registry.asked("GET", "/blobs/")) >= 2 and account.kept)
     second = account.start("exec", "--no-https", reference(registry), "echo", "second")
     assert second.stderr is not None
     said = b""
@@ -431,13 +424,14 @@ def test_signals_reach_the_payload_beside_which_somebody_stays(
         assert running.stdout is not None and running.stdout.readline() == b"there\n"
         assert len(os.listdir(scratch)) == 1
         running.send_signal(number)
-        assert running.wait(60) == (3 if number == signal.SIGUSR1 else -number)
+        assert running.wait(TIMEOUT) == (3 if number == signal.SIGUSR1 else -number)
     if number != signal.SIGKILL:
         assert not os.listdir(scratch)
         return
     # Nobody could remove it: whoever comes next does, once the payload has ended with it.
     assert account("exec", shelf["oci"], "true").status == 0
-    until(lambda: account("cache", "clean", "--force", "--tmpdir", scratch).status == 0 and not os.listdir(scratch))
+    assert until(lambda: account("cache", "clean", "--force", "--tmpdir", scratch).status == 0
+                 and not os.listdir(scratch))
 
 
 def test_end_of_the_caller_is_the_end_of_a_payload_beside_which_somebody_stays(
@@ -450,4 +444,4 @@ def test_end_of_the_caller_is_the_end_of_a_payload_beside_which_somebody_stays(
         assert caller.stdout is not None and caller.stdout.readline() == b"there\n"
         caller.kill()
         assert caller.stdout.read() == b""  # when everybody has ended who had it
-    until(lambda: not os.listdir(scratch))
+    assert until(lambda: not os.listdir(scratch))

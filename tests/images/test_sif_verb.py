@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from containers.front import Front
+from containers.launch import TIMEOUT
 from dunnage.image import sif
 from images.test_sif import BODY, DESCRIPTOR, OBJECTS, made
 
@@ -86,7 +87,7 @@ def test_dump_writes_the_bytes_of_an_object(dunnage: Front, image: Path, tmp_pat
     for number, content in ((1, OBJECTS[0].data), (4, BODY)):
         with (tmp_path / "out").open("wb") as out:
             process = dunnage.start("sif", "dump", str(number), image, stdout=out)
-            assert process.communicate(timeout=60)[1] == b""
+            assert process.communicate(timeout=TIMEOUT)[1] == b""
         assert process.returncode == 0
         assert (tmp_path / "out").read_bytes() == content
 
@@ -97,7 +98,7 @@ def test_dump_into_a_reader_that_went_away_is_no_error(dunnage: Front, tmp_path:
     os.close(read)
     process = dunnage.start("sif", "dump", "1", large, stdout=write)
     os.close(write)
-    assert process.communicate(timeout=60)[1] == b""
+    assert process.communicate(timeout=TIMEOUT)[1] == b""
     assert process.returncode == 0
 
 

@@ -14,7 +14,7 @@ import pytest
 from dunnage.errors import DunnageError
 from dunnage.oci import staging
 from dunnage.oci.staging import Staging
-from images.apart import ended, forked, killed, living, without
+from images.apart import ended, forked, killed, living, wait_for_a_signal, without
 
 requirement = pytest.mark.requirement
 
@@ -393,8 +393,7 @@ def test_signal_removes_the_staging_and_ends_as_it_should(place: Place, number: 
         with staging.in_order(), place.staging() as grown:
             fill_tree(grown, "x")
             os.write(told, b".")
-            while True:
-                signal.pause()
+            wait_for_a_signal()
 
     pid = forked(stage)
     os.close(told)
@@ -418,8 +417,7 @@ def test_signal_is_not_lost_where_python_swallows_exceptions(place: Place) -> No
             fill_tree(grown, "x")
             unlucky = Unlucky()
             del unlucky
-            while True:
-                signal.pause()
+            wait_for_a_signal()
 
     assert ended(forked(stage)) == -signal.SIGTERM
     assert place.names() == []

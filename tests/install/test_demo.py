@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from containers.launch import TIMEOUT
+
 TOP = Path(__file__).resolve().parents[2]
 
 
@@ -28,7 +30,7 @@ def run(tree: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess
         "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TERM": "xterm",
         "HOME": str(cache), "XDG_CACHE_HOME": str(cache),
     }
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
 
 
 @pytest.mark.kernel
@@ -55,7 +57,7 @@ def test_demo_works_offline_twice_and_cleans_up(tree: Path, tmp_path: Path) -> N
     next_command = done.stdout.split("\nNext, ")[1].split("\n")[1]
     again = subprocess.run(
         ["sh", "-c", next_command], input="cat /cvmfs/atlas.cern.ch/repo/sw/release\n", capture_output=True, text=True,
-        timeout=60, check=False,
+        timeout=TIMEOUT, check=False,
     )
     assert again.stdout == "release 25.0.1\n", again.stderr
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from containers.features import probe
 
 SERVER = Path(__file__).with_name("odd_filesystem.py")
-TIMEOUT = 30
+TIMEOUT = 300
 
 
 @probe("FUSE")

@@ -178,7 +178,7 @@ def test_server_that_dies_while_the_payload_runs(dunnage: Front, image: Path, mo
 def test_slow_image_is_looked_at_little(dunnage: Front, tree: Path, host: Path, tmp_path: Path) -> None:
     """Nothing is asked twice of a file system that is remembered, and no directory listed that is not to be opened."""
     need("FUSE")
-    with odd_filesystem(tree, tmp_path / "served", "--slow", "0.02", "--remember", "60") as server:
+    with odd_filesystem(tree, tmp_path / "served", "--slow", "0.02", "--remember", "3600") as server:
         done = payload(dunnage, server.place, "-c", "--no-home", "--pwd", "/", "-B", f"{host}/dir:/opt", "-B",
                        f"{host}/file:/etc/hostname", commands="cat /etc/hostname")
         assert done.well().out == "F\n"

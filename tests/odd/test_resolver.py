@@ -223,10 +223,17 @@ def racing(resolve: Path, tmp_path: Path, rounds: int) -> dict[str, set[int]]:
 @pytest.mark.requirement("HRD-21", "FUZ-09", "UND-191", "ATK-40")
 def test_walk_never_leaves_while_names_are_exchanged(resolve: Path, tmp_path: Path) -> None:
     """It finds what is there, or says that something else is: of the same errors that openat2 has."""
-    ends = racing(resolve, tmp_path, 60_000)
     allowed = {0, errno.ELOOP, errno.ENOTDIR, errno.ENOENT}
-    assert ends["walk"] <= allowed and ends["openat2"] <= allowed | {errno.EXDEV}
-    assert {0, errno.ELOOP} <= ends["walk"] & ends["openat2"], "the exchange never came in between"
+    seen: dict[str, set[int]] = {"openat2": set(), "walk": set()}
+    for turn in range(20):  # a machine that does one thing after the other needs more of them
+        place = tmp_path / str(turn)
+        place.mkdir()
+        for way, errors in racing(resolve, place, 60_000).items():
+            seen[way] |= errors
+        assert seen["walk"] <= allowed and seen["openat2"] <= allowed | {errno.EXDEV}
+        if {0, errno.ELOOP} <= seen["walk"] & seen["openat2"]:
+            return
+    pytest.fail(f"the exchange never came in between: {seen}")
 
 
 @pytest.mark.long

@@ -213,19 +213,23 @@ def race(dunnage: Front, world: Path, starts: int) -> None:
     exchanging = Exchanging(starts)
     # every start reads two files of what it bound: they belong together
     whole = {"dir": ["dir", "dir/sub"], "other": ["other", "other/sub"], "etc": ["ENOENT", "ENOENT"]}
-    outcomes = []
-    for others, right in (
+    outcomes = set()
+    rounds = [
         (["other"], ["dir", "other"]), (["file"], ["dir"]), (["inward"], ["dir", "other"]),
         (["outward"], ["dir", "etc"]), (["other", "file", "inward", "outward"], ["dir", "other", "etc"]),
-    ):
-        with exchanging.going_on(world / "dir", [world / name for name in others]):
-            for number in range(starts):
-                mode = ("--mount-api", "classic") if number % 3 == 2 else ()
-                done = payload(dunnage, world / "image2", *mode, "-B", f"{world}/dir:/opt",
-                               commands="cat /opt/name + cat /opt/sub/name")
-                outcomes.append(clear(done))
-                if done.status == 0:
-                    assert done.lines in [whole[name] for name in right], (others, done)
+    ]
+    for _ in range(20):
+        for others, right in rounds:
+            with exchanging.going_on(world / "dir", [world / name for name in others]):
+                for number in range(starts):
+                    mode = ("--mount-api", "classic") if number % 3 == 2 else ()
+                    done = payload(dunnage, world / "image2", *mode, "-B", f"{world}/dir:/opt",
+                                   commands="cat /opt/name + cat /opt/sub/name")
+                    outcomes.add(clear(done))
+                    if done.status == 0:
+                        assert done.lines in [whole[name] for name in right], (others, done)
+        if len(outcomes) == 2 and exchanging.swaps > 10 * starts:
+            break  # else a machine that does one thing after the other needs more turns
     with exchanging.going_on(world / "image", [world / "image2"]):
         for _ in range(starts):
             done = payload(dunnage, world / "image", "-B", f"{world}/other:/many/new",
@@ -247,7 +251,7 @@ def race(dunnage: Front, world: Path, starts: int) -> None:
         for _ in range(starts):
             clear(payload(dunnage, world / "image", "-B", f"{world}/other:/opt/missing", commands="ls /opt/missing"))
     assert exchanging.swaps > 10 * starts
-    assert set(outcomes) == {True, False}, "the exchange never came in between, or always: the test shows nothing"
+    assert outcomes == {True, False}, "the exchange never came in between, or always: the test shows nothing"
 
 
 @pytest.mark.slow
@@ -257,7 +261,6 @@ def test_starts_while_names_are_exchanged(dunnage: Front, world: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.requirement("UND-65", "UND-70", "UND-361", "UND-362", "UND-363", "UND-369", "ATK-42")
 def test_thousand_starts_while_names_are_exchanged(dunnage: Front, world: Path) -> None:
     race(dunnage, world, 130)

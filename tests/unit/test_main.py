@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from containers.launch import TIMEOUT
 from dunnage import __version__
 from dunnage.__main__ import run
 from dunnage.cli.call import Call, read
@@ -146,8 +147,13 @@ def test_full_and_closed_outputs_are_no_traceback() -> None:
 
 def test_interrupt_ends_us_without_a_traceback() -> None:
     code = IMPORT + """
+import time
 import dunnage.__main__ as entry
-entry.run = lambda call: (print("ready", flush=True), sys.stdin.read())
+def wait(call):
+    print("ready", flush=True)
+    while True:  # a signal just before it would wait for the end of a read
+        time.sleep(0.05)
+entry.run = wait
 entry.main(int(sys.argv[1]), b"")
 """
     fd = block(b"dunnage-call 1", b"dunnage", b"0", b"0")
@@ -156,7 +162,7 @@ entry.main(int(sys.argv[1]), b"")
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(TIMEOUT) == -signal.SIGINT
         assert process.stderr is not None
         assert process.stderr.read() == b""
 
