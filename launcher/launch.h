@@ -218,10 +218,13 @@ bool mount_is_ours(int fd);
 bool mount_is_uppermost(int fd);
 bool mount_is_same(int one, int other);
 
-/* ---- place.c: the new root ---- */
+/* ---- objects.c: what can be attached ---- */
 
 void objects_compare(const struct plan *plan);
 void objects_clone(const struct plan *plan);
+
+/* ---- place.c: the new root ---- */
+
 void root_assemble(const struct plan *plan);
 void root_enter(const struct plan *plan);
 
