@@ -129,6 +129,16 @@ def test_descriptors_that_say_nothing_usable_are_refused(found: object, rule: st
         document.descriptor(found)
 
 
+@pytest.mark.requirement("LAY-122")
+@pytest.mark.parametrize(("size", "words"), [
+    (-1, "is -1"), (2**63, "is 9223372036854775808"), (1.5, "is 1.5"), (None, "is missing"), ([1], "is a list"),
+    ({"a": 1}, "is an object"), ("\x1b[2J", "is \\x1b[2J"),
+])
+def test_what_a_document_says_instead_is_shown(size: object, words: str) -> None:
+    with refused("LAY-16", f"a descriptor's size {words}"):
+        document.descriptor(descriptor(size=size))
+
+
 @pytest.mark.requirement("LAY-16")
 def test_what_is_no_image_is_told_from_images() -> None:
     layers = [descriptor(TAR_LAYER["gzip"])]

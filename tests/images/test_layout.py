@@ -62,6 +62,16 @@ def test_the_only_image_needs_no_tag(top: Path) -> None:
     assert first_layer(top) == HELLO.layers[0].blob
 
 
+@pytest.mark.requirement("LAY-16")
+@pytest.mark.parametrize("media_type", ["application/x-evil", "", "\x1b[31m"])
+def test_entry_of_a_layout_that_is_called_no_image_is_none(tmp_path: Path, media_type: str) -> None:
+    shelf = Shelf()
+    shelf.add(HELLO, "t", mediaType=media_type)
+    shelf.write_layout(tmp_path)
+    with refused("LAY-16", "neither an index nor a manifest"):
+        root(tmp_path, ":t")
+
+
 def test_two_tags_of_one_image_are_one_image(tmp_path: Path) -> None:
     shelf = Shelf()
     shelf.add(HELLO, "a")

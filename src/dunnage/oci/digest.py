@@ -41,15 +41,20 @@ def parse(text: object) -> Digest:
         form = _FORMS.get(algorithm)
         if form is not None and form.fullmatch(hexadecimal):
             return Digest(algorithm, hexadecimal)
-    raise Refused("LAY-20", f"'{shown(text)}' is no digest of a known form (sha256:... or sha512:...)")
+    found = f"'{shown(text)}'" if isinstance(text, str) else shown(text)
+    raise Refused("LAY-20", f"{found} is no digest of a known form (sha256:... or sha512:...)")
 
 
 def sha256(data: bytes) -> Digest:
     return Digest("sha256", hashlib.sha256(data).hexdigest())
 
 
-def shown(text: object) -> str:
-    """A value of unknown type and length, for a message."""
+def shown(value: object) -> str:
+    """What a document says, of unknown type and length, for a message."""
     from dunnage.oci.refusal import escape
 
-    return escape(str(text).encode("utf-8", "backslashreplace")) if isinstance(text, str) else type(text).__name__
+    if value is None:
+        return "missing"
+    if isinstance(value, (list, dict)):
+        return "a list" if isinstance(value, list) else "an object"
+    return escape(str(value).encode("utf-8", "backslashreplace"))

@@ -77,7 +77,9 @@ class Layout:
         else:
             fitting = list(entries)
         if len({entry.digest for entry in fitting}) == 1:
-            return fitting[0]
+            if fitting[0].media_type in (*document.INDEXES, *document.MANIFESTS):
+                return fitting[0]
+            raise Refused("LAY-16", f"{shown(fitting[0].media_type)} is neither an index nor a manifest of an image")
         tags = sorted({entry.annotations[NAMES[0]] for entry in entries if NAMES[0] in entry.annotations})
         known = ", ".join(map(shown, tags[:10])) or "none has a tag"
         if not entries:
