@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from containers.features import need
+from containers.launch import TIMEOUT
+from containers.processes import until
 
 TOP = Path(__file__).resolve().parents[2]
 FRONT = TOP / "launcher" / "build" / "dunnage"
@@ -50,7 +52,7 @@ def call(*command: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run with an empty environment but for PATH, as a batch system does."""
     options.setdefault("env", {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"})
     return subprocess.run([os.fspath(word) for word in command], capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL, timeout=60, **options)
+                          stdin=subprocess.DEVNULL, timeout=TIMEOUT, **options)
 
 
 def inside(script: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -86,7 +88,7 @@ def test_this_machine_is_found_able(tmp_path: Path) -> None:
     need("new proc")
     begin = time.monotonic()
     done = call(FRONT, "check", "--json", env={"TMPDIR": str(tmp_path)}, cwd="/")
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 60
     assert done.stderr == ""
     document = json.loads(done.stdout)
     assert document["runs_containers"] is True
@@ -161,11 +163,11 @@ def test_clients_get_the_line_they_know(tmp_path: Path) -> None:
 
 
 @pytest.mark.requirement("REL-30")
-def test_all_user_namespaces_in_use() -> None:
+def test_all_user_namespaces_in_use(tmp_path: Path) -> None:
     done = inside(
-        "echo 1 > /proc/sys/user/max_user_namespaces; unshare --user sleep 30 & "
-        f"for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; unshare --user true 2> /dev/null || break; done; "
-        f"{FRONT} exec / true || true; kill %1 2> /dev/null || kill $!"
+        "echo 1 > /proc/sys/user/max_user_namespaces; "
+        f"unshare --user sh -c 'echo > {tmp_path}/ready; exec sleep 1000' & "
+        f"while [ ! -e {tmp_path}/ready ]; do sleep 0.05; done; {FRONT} exec / true || true; kill $!"
     )
     assert "ENOSPC on unshare, user.max_user_namespaces is 1 and all are in use" in done.stderr
 
@@ -253,14 +255,10 @@ def test_nothing_is_left_however_it_ends(number: signal.Signals, tmp_path: Path)
             while check.poll() is None:
                 if list(tmp_path.iterdir()):
                     check.send_signal(number)
-                    return check.wait(30) == -number
+                    return check.wait(TIMEOUT) == -number
             return False
 
     for _ in range(5):
         ended_with_image()
     assert any(ended_with_image() for _ in range(20))
-    for _ in range(100):
-        if not list(tmp_path.iterdir()):
-            return
-        time.sleep(0.02)
-    pytest.fail(f"left behind: {list(tmp_path.iterdir())}")
+    assert until(lambda: not list(tmp_path.iterdir())), f"left behind: {list(tmp_path.iterdir())}"

@@ -12,7 +12,7 @@ import pytest
 
 from containers.features import need
 from containers.front import Front
-from containers.launch import Ended
+from containers.launch import TIMEOUT, Ended
 
 pytestmark = pytest.mark.kernel
 
@@ -210,7 +210,7 @@ def test_status_of_the_payload(front: Front, image: Path, options: list[str]) ->
 
 
 def ended(process: subprocess.Popen[bytes]) -> Ended:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=TIMEOUT)
     return Ended(process.returncode, out, err)
 
 
@@ -263,7 +263,7 @@ def test_kill_of_the_client_leaves_nothing(front: Front, image: Path, options: l
     process.kill()
     started = time.monotonic()
     assert ended(process).status == -signal.SIGKILL  # ends with the last holder of the pipes
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < TIMEOUT
 
 
 @pytest.mark.requirement("CLI-50")

@@ -11,6 +11,7 @@ import pytest
 
 from containers.features import need
 from containers.front import Front
+from containers.launch import TIMEOUT
 
 pytestmark = pytest.mark.kernel
 
@@ -77,8 +78,8 @@ def test_on_a_terminal(front: Front, image: Path) -> None:
     process = front.start("exec", "--pid", image, "/bin/payload", "echo", "ok", stdin=follower, stdout=follower,
                           stderr=follower)
     os.close(follower)
-    assert process.wait(60) == 0
-    ready, _, _ = select.select([leader], [], [], 10)
+    assert process.wait(TIMEOUT) == 0
+    ready, _, _ = select.select([leader], [], [], TIMEOUT)
     assert ready and os.read(leader, 1000) == b"ok\r\n"
     os.close(leader)
 
