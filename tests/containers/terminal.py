@@ -37,6 +37,18 @@ def on_a_terminal(launcher: Launcher, whole: list[Operation], **options: Any) ->
         os.close(leader)
 
 
+def read_all(leader: int) -> bytes:
+    """Everything that was written by those who have ended: nobody else has the terminal open any more."""
+    found = b""
+    while True:
+        ready, _, _ = select.select([leader], [], [], TIMEOUT)
+        assert ready, found
+        try:
+            found += os.read(leader, 4096)
+        except OSError:
+            return found
+
+
 def read_until(leader: int, text: bytes) -> bytes:
     found = b""
     end = time.monotonic() + TIMEOUT

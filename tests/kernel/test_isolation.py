@@ -4,6 +4,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import secrets
 import socket
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from containers.front import Front
 
 pytestmark = pytest.mark.kernel
 
-SHM_KEY = 0x64756E00 + os.getpid() % 256
+NAME = f"dunnage-test-{secrets.token_hex(8)}"
+SHM_KEY = 0x64000000 + secrets.randbelow(1 << 24)
 IPC_RMID, IPC_CREAT = 0, 0o1000
 
 
@@ -41,11 +43,10 @@ def memory() -> Iterator[int]:
     identifier = LIBC.shmget(SHM_KEY, 4096, IPC_CREAT | 0o600)
     assert identifier >= 0
     number = {"x86_64": 240, "aarch64": 180}[os.uname().machine]
-    name = f"dunnage-test-{os.getpid()}".encode()
-    queue = LIBC.syscall(number, name, os.O_CREAT | os.O_RDWR, 0o600, None)
+    queue = LIBC.syscall(number, NAME.encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
     yield identifier
     LIBC.shmctl(identifier, IPC_RMID, None)
-    LIBC.syscall(number + 1, name)
+    LIBC.syscall(number + 1, NAME.encode())
     if queue >= 0:
         os.close(queue)
 
@@ -78,9 +79,8 @@ def test_plain_exec_shares_the_processes(front: Front, image: Path, pilot: subpr
 
 @pytest.mark.requirement("ATK-15", "PRO-09")
 def test_memory_and_queues_of_the_host(front: Front, image: Path, memory: int) -> None:
-    name = f"dunnage-test-{os.getpid()}"
-    shared = front("exec", image, "/bin/payload", "ipc", hex(SHM_KEY), name).well().lines
-    apart = front("exec", "-C", image, "/bin/payload", "ipc", hex(SHM_KEY), name).well().lines
+    shared = front("exec", image, "/bin/payload", "ipc", hex(SHM_KEY), NAME).well().lines
+    apart = front("exec", "-C", image, "/bin/payload", "ipc", hex(SHM_KEY), NAME).well().lines
     assert shared[0] == "ok" and apart[0] == "ENOENT"
     assert apart[1] in ("ENOENT", "ENOSYS")
 
@@ -88,12 +88,11 @@ def test_memory_and_queues_of_the_host(front: Front, image: Path, memory: int) -
 @pytest.mark.requirement("ATK-16", "ATK-17", "ATK-19", "ATK-21")
 def test_files_of_the_pilot(front: Front, image: Path, tmp_path: Path) -> None:
     """In /tmp, /var/tmp, /dev/shm and above the job's directory: not there, neither to read nor to add to."""
-    name = f"dunnage-test-{os.getpid()}"
-    places = [Path("/tmp", name), Path("/var/tmp", name), Path("/dev/shm", name)]
+    places = [Path("/tmp", NAME), Path("/var/tmp", NAME), Path("/dev/shm", NAME)]
     (tmp_path / "job").mkdir()
     (tmp_path / "proxy").write_text("secret")
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"\0{name}")
+        listener.bind(f"\0{NAME}")
         try:
             for place in places:
                 place.write_text("secret")
@@ -114,12 +113,11 @@ def test_files_of_the_pilot(front: Front, image: Path, tmp_path: Path) -> None:
 def test_sockets_without_a_path_and_keys(front: Front, image: Path) -> None:
     """-C takes both away as far as the kernel can; a plain exec shares them."""
     need("Landlock scopes")
-    name = f"dunnage-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"\0{name}")
+        listener.bind(f"\0{NAME}")
         listener.listen()
-        assert front("exec", image, "/bin/payload", "connect", name).well().out == "ok\n"
-        assert front("exec", "-C", image, "/bin/payload", "connect", name).well().out == "EPERM\n"
+        assert front("exec", image, "/bin/payload", "connect", NAME).well().out == "ok\n"
+        assert front("exec", "-C", image, "/bin/payload", "connect", NAME).well().out == "EPERM\n"
 
 
 @pytest.mark.requirement("ATK-33", "PRO-20")

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from containers.features import need
 from containers.front import Front
 from containers.launch import TIMEOUT
+from containers.terminal import read_all
 
 pytestmark = pytest.mark.kernel
 
@@ -79,8 +79,7 @@ def test_on_a_terminal(front: Front, image: Path) -> None:
                           stderr=follower)
     os.close(follower)
     assert process.wait(TIMEOUT) == 0
-    ready, _, _ = select.select([leader], [], [], TIMEOUT)
-    assert ready and os.read(leader, 1000) == b"ok\r\n"
+    assert read_all(leader) == b"ok\r\n"
     os.close(leader)
 
 

@@ -17,7 +17,7 @@ import pytest
 from containers.features import need
 from containers.launch import Ended, Launcher, Run, call_block
 from containers.plans import operation, operations, plan, source
-from containers.terminal import read_until
+from containers.terminal import read_all
 from dunnage.plan import wire
 
 pytestmark = pytest.mark.kernel
@@ -468,7 +468,7 @@ def test_two_lines_on_a_terminal(launcher: Launcher, image: Path) -> None:
     process = launcher.start(plan(image, ["nowhere"], speaking="speak dunnage dunnage 2 255"), stderr=follower)
     os.close(follower)
     process.communicate()
-    text = read_until(leader, b"PATH=...\r\n").decode()
+    text = read_all(leader).decode()
     os.close(leader)
     assert text == ("dunnage: cannot execute nowhere: it is not in the container's PATH\r\n"
                     "fix: give its full path, or set PATH with --env PATH=...\r\n")
