@@ -31,6 +31,7 @@ from registry.pulling import (
 from registry.servers import (
     Answer,
     Certificates,
+    Kept,
     Request,
     Scripted,
     Wire,
@@ -220,6 +221,30 @@ def test_head_that_comes_letter_by_letter_is_too_slow() -> None:
 
         server.always("GET", LARGE_PATH, drip)
         refused(server, "LAY-95", clock=Sleepless(10), seconds=10**6)
+
+
+@requirement("LAY-99")
+@pytest.mark.parametrize("part", ["/manifests/sha256", LARGE_PATH], ids=["document", "layer"])
+def test_headers_behind_a_body_have_a_limit(part: str) -> None:
+    """Of a layer that came whole they do no harm; nobody waits for their end."""
+    with Scripted() as server:
+        server.serve(NAME, shelf())
+
+        def trailing(request: Request, wire: Wire) -> None:
+            whole = Kept(wire.ended)
+            server.honest(request, whole)
+            head, _, body = whole.data.partition(b"\r\n\r\n")
+            wire.send(head.replace(b"Content-Length", b"X-Length") + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+                      + chunk(body) + b"0\r\n")
+            while wire.send(b"X: y\r\n" * 1000) and not wire.ended.is_set():
+                pass
+            wire.close()
+
+        server.always("GET", part, trailing)
+        if part == LARGE_PATH:
+            assert LARGE in pull(source(server.host, access(server.host))).layers
+        else:
+            assert "bytes of headers" in refused(server, "LAY-99").reason
 
 
 @requirement("LAY-97")

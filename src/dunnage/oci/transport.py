@@ -104,7 +104,7 @@ class Answer:
     def read(self, size: int) -> bytes:
         """At most so many bytes of the body, as they come; empty at its end. Failure."""
         try:
-            return self._body.read1(min(size, PIECE))
+            return self._body.piece(min(size, PIECE))
         except Failure as failure:
             raise failure.at(self.origin) from None
         except http.client.IncompleteRead:
@@ -340,7 +340,7 @@ class _Watched(io.RawIOBase):
         self._silence = budget.patience.silence
         self._spent = 0.0
         self._came = 0
-        self.head: int | None = HEAD_LIMIT + BUFFER  # bytes that may still come before the body begins
+        self.head: int | None = HEAD_LIMIT + BUFFER  # bytes that may still come before the body begins, or goes on
         self.ended = False
 
     def readable(self) -> bool:
@@ -392,6 +392,12 @@ class _Reply(http.client.HTTPResponse):
         if self._watched.ended:
             raise Failure("the answer ended in its head")
         self._watched.head = None
+
+    def piece(self, size: int) -> bytes:
+        """At most so many bytes of the body; empty at its end."""
+        if self.chunked:  # the library reads any number of headers behind the last chunk
+            self._watched.head = size + HEAD_LIMIT + BUFFER
+        return self.read1(size)
 
     def ended(self) -> bool:
         """Did the connection end, rather than the answer?"""
