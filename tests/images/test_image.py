@@ -136,7 +136,7 @@ def test_a_document_is_not_read_beyond_the_limit(find: Found) -> None:
 @pytest.mark.requirement("IMG-90", "LAY-18")
 def test_an_image_for_another_machine_must_be_asked_for(find: Found) -> None:
     shelf = shelf_with(Image(HELLO, platform=f"linux/{OTHER}"))
-    with refused("LAY-18", f"give --arch {OTHER}"):
+    with refused("LAY-18", f"`pull --arch {OTHER}`"):
         find(shelf)
     config = find(shelf, wanted_platform(OTHER), given=True).config
     assert config is not None and config.platform == Platform("linux", OTHER)

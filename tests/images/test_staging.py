@@ -437,6 +437,20 @@ def test_signals_that_are_ignored_stay_so() -> None:
     assert ended(forked(check, before)) == 0
 
 
+@pytest.mark.parametrize("where", ["/proc", "gone"])
+def test_place_where_nothing_can_be_made_is_named(tmp_path: Path, where: str) -> None:
+    directory = tmp_path / where
+    directory.mkdir(exist_ok=True)
+    with pytest.raises(DunnageError, match=f"{where}.*ENOENT, nothing can be made there"):
+        parent = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if where == "gone":
+                directory.rmdir()
+            Staging(parent, b"out")
+        finally:
+            os.close(parent)
+
+
 def test_directory_that_may_not_be_written_is_named(place: Place) -> None:
     place.path.chmod(0o500)
     try:

@@ -241,7 +241,8 @@ def choose(found: Index, wanted: Platform) -> tuple[Descriptor, list[str]]:
     chosen = exact or fitting
     if not chosen:
         known = ", ".join(sorted({str(entry.platform) for entry in images if entry.platform})) or "none"
-        raise Refused("LAY-18", f"it is not there for {wanted}, only for: {shown(known)}", "choose one by --arch")
+        raise Refused("LAY-18", f"it is not there for {wanted}, only for: {shown(known)}",
+                      "`pull --arch` and `build --arch` choose one")
     warnings = [f"{len(chosen)} images fit {wanted}: taking the first"] if len(chosen) > 1 else []
     return chosen[0], warnings
 

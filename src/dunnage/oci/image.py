@@ -90,7 +90,7 @@ def _resolve(source: Source, wanted: Platform, limits: Limits, given: bool) -> I
     if not given and (config.platform.os, config.platform.architecture) != (wanted.os, wanted.architecture):
         raise Refused(
             "LAY-18", f"it is for {config.platform}, this machine is {wanted}",
-            f"give --arch {config.platform.architecture} if that is meant",
+            f"if that is meant: `pull --arch {config.platform.architecture}`",
         ).where(manifest=str(descriptor.digest))
     if not manifest.layers:
         warnings.append("the image has no layers: its root is empty")

@@ -311,11 +311,13 @@ def _read(file: int) -> Record | None:
 
 def _made(parent: int, result: bytes, goal: str) -> tuple[bytes, int, int]:
     """Name, directory and lock of a new staging directory."""
+    failed: OSError = FileExistsError(errno.EEXIST, "")
     for _ in range(ATTEMPTS):
         name = PREFIX + os.urandom(8).hex().encode()
         try:
             directory = new_directory(parent, name)
-        except (FileExistsError, FileNotFoundError):  # taken; or taken for a leftover already
+        except (FileExistsError, FileNotFoundError) as error:  # taken; or taken for a leftover already
+            failed = error
             continue
         record = Record(os.getpid(), _start(os.getpid()), _namespace(), boot(), host(), time.time(),
                         os.fsdecode(result), goal)
@@ -330,7 +332,7 @@ def _made(parent: int, result: bytes, goal: str) -> tuple[bytes, int, int]:
             _remove(parent, name, directory)
             _close(lock, directory)
             raise
-    raise FileExistsError(errno.EEXIST, "")
+    raise failed
 
 
 def _owned(directory: int) -> int:
@@ -516,6 +518,8 @@ def unwritable(error: OSError, directory: int) -> DunnageError:
         why, fix = "EROFS, the file system is mounted read-only", "choose another place"
     elif why in ("EACCES", "EPERM"):
         why, fix = f"{why}, your account may not write there", "choose another place"
+    elif why == "ENOENT":
+        why, fix = "ENOENT, nothing can be made there", "choose another place"
     return DunnageError(f"write in '{place}'", why, fix)
 
 
