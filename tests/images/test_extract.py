@@ -619,14 +619,68 @@ def test_the_record_gives_back_what_the_tree_does_not_show(staging: Staging) -> 
     }
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"version": 2, "files": {}}',
-                                     b'{"version": 1, "files": {"a": 1}}',
-                                     b'{"version": 1, "files": {"a": {"owner": [1]}}}', b"[" * 100_000])
+def as_written(files: str, head: str = ' "version": 1,', end: str = " }\n}\n") -> bytes:
+    return f'{{\n{head}\n "files": {{\n{files}\n{end}'.encode("latin-1")
+
+
+def read_back(place: Path, content: bytes) -> record.Record:
+    (place / "record").write_bytes(content)
+    here = os.open(place, os.O_RDONLY)
+    try:
+        return record.read(here, b"record")
+    finally:
+        os.close(here)
+
+
+ONE = '  "a": {"owner": [0, 1]}'
+ABOUT = (
+    '1', '[]', '{}', '{"owner": 1}', '{"owner": [1]}', '{"owner": [1, 2, 3]}', '{"owner": [-1, 0]}',
+    '{"owner": [0, 4294967296]}', '{"owner": [0, 1.5]}', '{"owner": [true, 0]}', '{"owner": ["0", 0]}',
+    '{"owner": [0, NaN]}', '{"owner": [0, 1], "mode": "-1"}', '{"owner": [0, 1], "mode": "10000"}',
+    '{"owner": [0, 1], "mode": 7}', '{"owner": [0, 1], "mode": "9"}', '{"owner": [0, 1], "names": ["x"]}',
+    '{"owner": [0, 1], "attributes": [1]}', '{"owner": [0, 1]}, "b": {"owner": [0, 1]}', '{"owner": [0, 1]',
+)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"[]", b"{}", b'{"version": 2, "files": {}}', b'{"version": 1, "files": {}}',
+    as_written(ONE, ' "version": 2,'), as_written(ONE, ' "size": 1,'), as_written(ONE, end=""),
+    as_written(ONE, end=" }\n}\nmore"), as_written('  "\xe9": {"owner": [0, 1]}'), as_written('  1: {"owner": [0, 1]}'),
+    as_written(""), *(as_written(f'  "a": {text}') for text in ABOUT),
+], ids=str)
 def test_a_damaged_record_is_told(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "record").write_bytes(content)
+    with pytest.raises(DunnageError, match="it is damaged"):
+        read_back(tmp_path, content)
+
+
+@pytest.mark.requirement("LAY-143")
+def test_a_record_without_end_costs_little(tmp_path: Path) -> None:
+    """Of no line is more read than one of ours can have."""
+    for content in (b"[" * 1_000_000, as_written("  " + "[" * 1_000_000), as_written("", "\n" * (record.LINE + 1)),
+                    as_written(ONE + "," + " " * record.LINE), b" " * (record.LINE + 1)):
+        with pytest.raises(DunnageError, match="it is damaged"):
+            read_back(tmp_path, content)
+
+
+def test_a_record_is_read_as_it_is_written(tmp_path: Path) -> None:
+    """The form of the damaged ones above is right in all but the damage."""
+    found = read_back(tmp_path, as_written(
+        '  "a": {"owner": [0, 1], "mode": "4755"},\n  "b": {"owner": [4294967295, 0]}'))
+    assert found.data == {"version": 1}
+    assert [(note.path, note.owner, note.mode) for note in found.files.values()] == [
+        (b"a", (0, 1), 0o4755), (b"b", (2**32 - 1, 0), None)]
+
+
+def test_a_record_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     here = os.open(tmp_path, os.O_RDONLY)
     try:
-        with pytest.raises(DunnageError, match="it is damaged"):
+        with pytest.raises(FileNotFoundError):
             record.read(here, b"record")
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "link").symlink_to("/etc/passwd")
+        (tmp_path / "directory").mkdir()
+        for name, why in ((b"fifo", "it is damaged"), (b"link", "ELOOP"), (b"directory", "EISDIR")):
+            with pytest.raises(DunnageError, match=why):
+                record.read(here, name)
     finally:
         os.close(here)

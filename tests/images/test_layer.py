@@ -17,6 +17,7 @@ from dunnage.errors import DunnageError
 from dunnage.oci.forms import open_source
 from dunnage.oci.image import host_platform, resolve
 from dunnage.oci.limits import Limits
+from dunnage.oci.notes import Owner
 from dunnage.oci.source import Verified
 
 LONG = "n" * 200
@@ -42,11 +43,11 @@ def tree(tmp_path: Path) -> Path:
     return top
 
 
-def packed(tree: Path) -> tuple[bytes, list[str]]:
+def packed(tree: Path, owners: dict[bytes, Owner] | None = None) -> tuple[bytes, list[str]]:
     out = io.BytesIO()
     root = os.open(tree, os.O_RDONLY)
     try:
-        warnings = pack(root, out).warnings
+        warnings = pack(root, out, owners or {}).warnings
     finally:
         os.close(root)
     return out.getvalue(), warnings
@@ -129,18 +130,19 @@ def written(form: str, tree: Path, place: Path) -> tuple[str, str]:
     (place / "scratch").mkdir()
     scratch = os.open(place / "scratch", os.O_RDONLY)
     target = place / "target"
+    contents = output.Contents(root, FORMER, PLATFORM)
     try:
         if form == "oci":
             target.mkdir()
             directory = os.open(target, os.O_RDONLY)
-            digest, _ = output.write_layout(directory, root, FORMER, PLATFORM, "t")
+            digest, _ = output.write_layout(directory, contents, "t")
             os.close(directory)
             return f"oci:{target}:t", digest
         with open(target, "wb") as file:
             if form == "oci-archive":
-                digest, _ = output.write_oci_archive(file.fileno(), scratch, root, FORMER, PLATFORM, "t")
+                digest, _ = output.write_archive(file.fileno(), scratch, contents, "t", docker=False)
                 return f"oci-archive:{target}:t", digest
-            digest, _ = output.write_docker_archive(file.fileno(), scratch, root, FORMER, PLATFORM, "some/name:t")
+            digest, _ = output.write_archive(file.fileno(), scratch, contents, "some/name:t", docker=True)
             return f"docker-archive:{target}:some/name:t", digest
     finally:
         os.close(root)

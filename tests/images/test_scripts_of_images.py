@@ -28,7 +28,7 @@ def place(tree: Path, **values: Any) -> list[str]:
     config = document.config(document.parse(data, LIMITS), 1)
     root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return scripts.place(root, config, data)
+        return scripts.place(root, config, data, ())
     finally:
         os.close(root)
 

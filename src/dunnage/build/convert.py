@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from dunnage.oci.document import Config, Platform
 from dunnage.oci.forms import open_source
 from dunnage.oci.image import Image, host_platform, resolve
 from dunnage.oci.limits import Limits
+from dunnage.oci.notes import Owner, owners
 from dunnage.oci.progress import Progress
 from dunnage.oci.refusal import Refused
 from dunnage.oci.source import Source
@@ -79,11 +80,13 @@ def from_reference(source: Source, image: Image, target: Target, wishes: Wishes)
         bare = target.form in TAR_FORMS
         with contextlib.ExitStack() as stack:
             root = stage.tree() if target.form == SANDBOX else stack.enter_context(_scratch(stage, wishes))
-            _, warnings = unpack(image, source, root, wishes.limits, special=wishes.special, progress=wishes.teller,
-                                 bare=bare)
+            report, warnings = unpack(image, source, root, wishes.limits, special=wishes.special,
+                                      progress=wishes.teller, bare=bare)
             for warning in warnings:
                 wishes.teller.warning(warning)
-            if target.form != SANDBOX:
+            if bare:
+                _composed(root, stage, target, wishes, image.config, owners(report.notes))
+            elif target.form != SANDBOX:
                 _packed(root, stage, target, wishes, image.config, image.config_data)
 
 
@@ -100,7 +103,10 @@ def from_directory(
             _copied(root, path, stage, wishes)
         else:
             config, data = _described(root, wishes)
-            _packed(root, stage, target, wishes, config, data if ours else b"", mounted=mounted)
+            if target.form in TAR_FORMS:
+                _composed(root, stage, target, wishes, config, scripts.owners(root))
+            else:
+                _packed(root, stage, target, wishes, config, data if ours else b"", mounted=mounted)
 
 
 def from_file(file: ImageFile, target: Target, wishes: Wishes) -> None:
@@ -138,7 +144,7 @@ def _converted(found: ImageFile, stage: Staging, target: Target, wishes: Wishes)
                                     limits=wishes.limits):
                 wishes.teller.warning(warning)
             if target.form != SANDBOX:
-                _packed(root, stage, target, wishes, _described(root, wishes)[0], b"")
+                _composed(root, stage, target, wishes, _described(root, wishes)[0], scripts.owners(root))
 
 
 def _copied(root: int, path: bytes, stage: Staging, wishes: Wishes) -> None:
@@ -147,7 +153,7 @@ def _copied(root: int, path: bytes, stage: Staging, wishes: Wishes) -> None:
     with _opened(b"layout", stage.directory) as layout:
         config, _ = _described(root, wishes)
         former, platform = _said(config)
-        _, warnings = output.write_layout(layout, root, former, platform, "t", compress=False)
+        _, warnings = output.write_layout(layout, output.Contents(root, former, platform), "t", compress=False)
         for warning in warnings:
             wishes.teller.warning(warning)
         source = open_source(f"oci:/proc/self/fd/{layout}:t", wishes.limits)
@@ -242,34 +248,39 @@ def _fetched(source: Source, image: Image, file: int, wishes: Wishes) -> None:
     os.fchmod(file, 0o777 & ~_umask())
 
 
+def _composed(
+    root: int, stage: Staging, target: Target, wishes: Wishes, config: Config | None, owned: Mapping[bytes, Owner],
+) -> None:
+    """A tree becomes a layer, in the form that the target wants, in the staging directory."""
+    wishes.teller.note("packing")
+    tree = output.Contents(root, *_said(config), owned)
+    if target.form == OCI:
+        out = stage.tree()
+        _, warnings = output.write_layout(out, tree, target.name)
+        os.fchmod(out, 0o777 & ~_umask())
+    else:
+        out = stage.file()
+        _, warnings = output.write_archive(out, stage.directory, tree, target.name,
+                                           docker=target.form == DOCKER_ARCHIVE)
+        os.fchmod(out, 0o666 & ~_umask())
+    for warning in warnings:
+        wishes.teller.warning(warning)
+
+
 def _packed(
     root: int, stage: Staging, target: Target, wishes: Wishes, config: Config | None, seed: bytes,
     mounted: Sequence[bytes] = (),
 ) -> None:
-    """A tree becomes what the target wants, in the staging directory; a `seed` makes files the same each time."""
-    former, platform = _said(config)
+    """A tree becomes a SIF or squashfs file, in the staging directory; a `seed` makes it the same each time."""
     wishes.teller.note("packing")
-    if target.form in TAR_FORMS:
-        if target.form == OCI:
-            out = stage.tree()
-            _, warnings = output.write_layout(out, root, former, platform, target.name)
-            os.fchmod(out, 0o777 & ~_umask())
-        else:
-            write = output.write_docker_archive if target.form == DOCKER_ARCHIVE else output.write_oci_archive
-            out = stage.file()
-            _, warnings = write(out, stage.directory, root, former, platform, target.name)
-            os.fchmod(out, 0o666 & ~_umask())
-        for warning in warnings:
-            wishes.teller.warning(warning)
-        return
     out = stage.file()
     arguments = [*wishes.packing, *([b"-e", *mounted] if mounted else [])]
     if target.form == SQUASHFS:
         pack.squash(root, out, arguments=arguments, path=wishes.path)
         os.fchmod(out, 0o666 & ~_umask())
     else:
-        pack.make_sif(root, out, platform["architecture"], seed or os.urandom(16), arguments=arguments,
-                      path=wishes.path)
+        platform = config.platform if config else host_platform()
+        pack.make_sif(root, out, platform.architecture, seed or os.urandom(16), arguments=arguments, path=wishes.path)
         os.fchmod(out, 0o777 & ~_umask())
 
 

@@ -5,17 +5,37 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from dunnage.build import layer
 from dunnage.build.layer import BLOCK, Sink
 from dunnage.oci.digest import sha256
+from dunnage.oci.notes import Owner
 from dunnage.oci.tree import PLACE
 
 LEVEL = 6
 PIECE = 1 << 20
 OCI = "application/vnd.oci.image."
 TITLE = "org.opencontainers.image.ref.name"
+BLOBS = b"blobs/sha256/"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What an image is made of.
+
+    root      an open directory
+    former    the tree's configuration so far
+    platform  what the tree is for, as a configuration says it
+    owners    by name, root's where none is named
+    """
+
+    root: int
+    former: dict[str, Any]
+    platform: dict[str, str]
+    owners: Mapping[bytes, Owner] = field(default_factory=dict)
 
 
 class Blob:
@@ -61,20 +81,20 @@ class _Compressing:
             self._under.write(self._packer.flush())
 
 
-def write_layer(root: int, file: int, *, compress: bool) -> Blob:
-    """The tree of an open directory, into a new file."""
+def write_layer(tree: Contents, file: int, *, compress: bool) -> Blob:
+    """Into a new file."""
     under = _Counting(file)
     out = _Compressing(under, compress)
-    packed = layer.pack(root, out)
+    packed = layer.pack(tree.root, out, tree.owners)
     out.end()
     return Blob(f"sha256:{under.hasher.hexdigest()}", under.size, f"sha256:{out.hasher.hexdigest()}", packed.warnings)
 
 
-def config(blob: Blob, former: dict[str, Any], platform: dict[str, str]) -> bytes:
+def config(blob: Blob, tree: Contents) -> bytes:
     """A configuration for that one layer; what the former one says of processes stays."""
-    kept = {name: former[name] for name in ("created", "author", "config") if name in former}
+    kept = {name: tree.former[name] for name in ("created", "author", "config") if name in tree.former}
     return _json({
-        **kept, **platform, "rootfs": {"type": "layers", "diff_ids": [blob.diff_id]},
+        **kept, **tree.platform, "rootfs": {"type": "layers", "diff_ids": [blob.diff_id]},
         "history": [{"comment": "one layer of a whole tree, by Dunnage"}],
     })
 
@@ -101,61 +121,63 @@ def index(manifest_data: bytes, tag: str, platform: dict[str, str]) -> bytes:
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
-def write_layout(place: int, root: int, former: dict[str, Any], platform: dict[str, str], tag: str, *,
-                 compress: bool = True) -> tuple[str, list[str]]:
+def write_layout(place: int, tree: Contents, tag: str, *, compress: bool = True) -> tuple[str, list[str]]:
     """Into an empty directory, open; the manifest's digest, and warnings."""
     blobs = _directory(_directory(place, b"blobs"), b"sha256", close=True)
     try:
         file = _new(b"layer", blobs)
         try:
-            blob = write_layer(root, file, compress=compress)
+            blob = write_layer(tree, file, compress=compress)
         finally:
             os.close(file)
         os.rename(b"layer", _name(blob.digest), src_dir_fd=blobs, dst_dir_fd=blobs)
-        config_data = config(blob, former, platform)
-        manifest_data = manifest(blob, config_data, compress=compress)
-        for data in (config_data, manifest_data):
-            _write(_name(str(sha256(data))), blobs, data)
+        digest, documents = _layout(blob, tree, tag, compress=compress)
+        for path, data in documents:
+            folder, _, name = path.rpartition(b"/")
+            _write(name, blobs if folder else place, data)
     finally:
         os.close(blobs)
-    _write(b"index.json", place, index(manifest_data, tag, platform))
-    _write(b"oci-layout", place, LAYOUT)
-    return str(sha256(manifest_data)), blob.warnings
+    return digest, blob.warnings
 
 
-def write_oci_archive(file: int, scratch: int, root: int, former: dict[str, Any], platform: dict[str, str],
-                      tag: str) -> tuple[str, list[str]]:
-    """Into a new file; the layer grows in the directory `scratch`."""
+def write_archive(file: int, scratch: int, tree: Contents, name: str, *, docker: bool) -> tuple[str, list[str]]:
+    """Into a new file; the layer grows in the directory `scratch`. A digest, and warnings.
+
+    docker  for `docker load`, under a name with a tag, or none; the digest is that of the configuration. Otherwise it
+            is a layout with a tag, and the digest that of the manifest
+    """
     packed = _new(b"layer", scratch)
     try:
-        blob = write_layer(root, packed, compress=True)
-        config_data = config(blob, former, platform)
-        manifest_data = manifest(blob, config_data, compress=True)
-        _members(file, [
-            (b"oci-layout", LAYOUT), (b"index.json", index(manifest_data, tag, platform)),
-            *sorted((b"blobs/sha256/" + _name(str(sha256(data))), data) for data in (config_data, manifest_data)),
-            (b"blobs/sha256/" + _name(blob.digest), packed),
-        ])
+        blob = write_layer(tree, packed, compress=not docker)
+        if docker:
+            place = _name(blob.digest) + b".tar"
+            digest, documents = _for_docker(blob, place, tree, name)
+        else:
+            place = BLOBS + _name(blob.digest)
+            digest, documents = _layout(blob, tree, name, compress=True)
+        _members(file, [*documents, (place, packed)])
     finally:
         os.close(packed)
-    return str(sha256(manifest_data)), blob.warnings
+    return digest, blob.warnings
 
 
-def write_docker_archive(file: int, scratch: int, root: int, former: dict[str, Any], platform: dict[str, str],
-                         name: str) -> tuple[str, list[str]]:
-    """The same for `docker load`, under a name with a tag, or none; the digest is that of the configuration."""
-    packed = _new(b"layer", scratch)
-    try:
-        blob = write_layer(root, packed, compress=False)
-        config_data = config(blob, former, platform)
-        image = str(sha256(config_data))
-        layer_name, config_name = _name(blob.digest) + b".tar", _name(image) + b".json"
-        known = _json([{"Config": config_name.decode(), "RepoTags": [name] if name else [],
-                        "Layers": [layer_name.decode()]}])
-        _members(file, [(b"manifest.json", known), (config_name, config_data), (layer_name, packed)])
-    finally:
-        os.close(packed)
-    return image, blob.warnings
+def _layout(blob: Blob, tree: Contents, tag: str, *, compress: bool) -> tuple[str, list[tuple[bytes, bytes]]]:
+    """The manifest's digest, and the files of a layout but the layer."""
+    config_data = config(blob, tree)
+    manifest_data = manifest(blob, config_data, compress=compress)
+    return str(sha256(manifest_data)), [
+        (b"oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), (b"index.json", index(manifest_data, tag, tree.platform)),
+        *sorted((BLOBS + _name(str(sha256(data))), data) for data in (config_data, manifest_data)),
+    ]
+
+
+def _for_docker(blob: Blob, place: bytes, tree: Contents, name: str) -> tuple[str, list[tuple[bytes, bytes]]]:
+    """The configuration's digest, and the files of an archive but the layer, which is at a place."""
+    config_data = config(blob, tree)
+    digest = str(sha256(config_data))
+    config_name = _name(digest) + b".json"
+    known = {"Config": config_name.decode(), "RepoTags": [name] if name else [], "Layers": [place.decode()]}
+    return digest, [(b"manifest.json", _json([known])), (config_name, config_data)]
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 
 from dunnage.oci import scripts
+from dunnage.oci.apply import OTHERS
 from dunnage.oci.extract import Report, extract
 from dunnage.oci.image import Image
 from dunnage.oci.limits import Limits
@@ -20,7 +21,7 @@ def unpack(
 ) -> tuple[Report, list[str]]:
     """Into `root`, an open and empty directory of a staging area. What was unpacked, and all warnings.
 
-    bare   without our files: for those who hand the tree on
+    bare   without our files: for those who hand the tree and its owners on
     Refused, DunnageError: then the staging area is good for nothing.
     """
     if image.config is None:
@@ -36,10 +37,10 @@ def unpack(
                 progress.note(f"{refused.reason}: fetching the image once more")
             for name in os.listdir(root):
                 remove(root, os.fsencode(name))
-    warnings = report.warnings()
+    warnings = report.warnings(but=OTHERS if bare else "")
     if not bare:
         try:
-            warnings += scripts.place(root, image.config, image.config_data)
+            warnings += scripts.place(root, image.config, image.config_data, report.notes)
         except Refused as refused:
             raise refused.where(reference=image.reference, manifest=str(image.descriptor.digest)) from None
     return report, warnings

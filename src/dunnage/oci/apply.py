@@ -25,6 +25,7 @@ NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 LATEST = (2**32 - 1) * 10**9 + 999_999_999  # nanoseconds
 NO_LINKS = (errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP)
 SPECIAL = {tar.FIFO: "FIFOs", tar.CHARACTER: "device nodes", tar.DEVICE: "device nodes"}
+OTHERS = "files of other owners"  # a kind of what is counted
 NAMED = 32  # kinds of attributes that are counted by name
 
 
@@ -407,7 +408,7 @@ class Application:
         if entry.mode != mode and entry.mode & 0o6000:
             self.counts.add("setuid or setgid bits stripped", entry.name)
         if entry.uid or entry.gid:
-            self.counts.add("files of other owners", entry.name)
+            self.counts.add(OTHERS, entry.name)
         dropped = tuple(name for name in entry.xattrs if entry.kind == tar.LINK or not _kept(name))
         for name in dropped:
             self._dropped(name, entry.name)

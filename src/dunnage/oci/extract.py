@@ -52,11 +52,12 @@ class Report:
     compressions: list[str] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
 
-    def warnings(self) -> list[str]:
-        """One line for each kind, with the first example (LAY-123)."""
+    def warnings(self, *, but: str = "") -> list[str]:
+        """One line for each kind `but` this one, with the first example (LAY-123)."""
         found = list(self.image.warnings)
         for kind, number in self.counts.numbers.items():
-            found.append(f'{number} {kind}, the first: "{escape(self.counts.examples[kind])}"')
+            if kind != but:
+                found.append(f'{number} {kind}, the first: "{escape(self.counts.examples[kind])}"')
         return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import marshal
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple, Optional
 
 _NOTE, _EXACT, _BELOW = 0, 1, 2
@@ -27,6 +27,24 @@ class Note(NamedTuple):
     names: tuple[bytes, bytes] = (b"", b"")
     mode: Optional[int] = None
     attributes: tuple[bytes, ...] = ()
+
+
+class Owner(NamedTuple):
+    """Whose a file was in its image; the mode that it had there, None if the tree shows it."""
+
+    uid: int
+    gid: int
+    mode: Optional[int]
+
+
+def owners(notes: Iterable[Note]) -> dict[bytes, Owner]:
+    """By name. Equal ones are one object: there may be a million names."""
+    known: dict[Owner, Owner] = {}
+    found = {}
+    for note in notes:
+        owner = Owner(*note.owner, note.mode)
+        found[note.path] = known.setdefault(owner, owner)
+    return found
 
 
 class Notes:

@@ -1,6 +1,7 @@
 """The record of a tree: which image it was made of, and what of the image the tree does not show (LAY-70, 71, 77, 85).
 
-It is JSON, one line for each file that something is told of, and depends on nothing but the image and the options:
+It is JSON with one line for each file that something is told of, is read line by line as it is written, and depends on
+nothing but the image and the options:
 
     {"version": 1, "reference": "docker://...", "index": "sha256:...", "manifest": ..., "config": ...,
      "layers": [{"digest": ..., "diff_id": ..., "size": 1234, "media_type": ..., "compression": "gzip"}],
@@ -10,7 +11,8 @@ It is JSON, one line for each file that something is told of, and depends on not
                "home/x": {"owner": [1000, 100], "names": ["x", "users"], "attributes": ["security.selinux"]}}}
 
 Names are ASCII: other bytes, the quote and the backslash are written as \\xHH. The root's name is empty. Files that are
-not listed belong to 0:0, have the mode that the tree shows, and lost no attributes.
+not listed belong to 0:0, have the mode that the tree shows, and lost no attributes. In trees lie `version` and `files`
+alone (`write_files`).
 """
 from __future__ import annotations
 
@@ -19,16 +21,21 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from dunnage.errors import DunnageError
-from dunnage.oci.extract import Report
+from dunnage.messages import errno_name
 from dunnage.oci.notes import Note
 from dunnage.oci.refusal import escape
+from dunnage.oci.tar import LARGEST_ID
 from dunnage.oci.tree import remove
 
+if TYPE_CHECKING:
+    from dunnage.oci.extract import Report
+
 VERSION = 1
-LARGEST = 1 << 30  # bytes of a record that is read
+LINE = 8 << 20  # bytes of a line that is read: one has the names of all attributes of a file
+FILES, LAST, END = b' "files": {\n', b" }\n", b"}\n"
 _PLAIN = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]*")
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
@@ -43,21 +50,30 @@ class Record:
 
 def write(directory: int, name: bytes, report: Report) -> None:
     """Into an open directory of ours that nobody sees yet; what has this name gives way."""
+    _write(directory, name, _head(report), report.notes)
+
+
+def write_files(directory: int, name: bytes, notes: Iterable[Note]) -> None:
+    """The same of the files alone."""
+    _write(directory, name, {"version": VERSION}, notes)
+
+
+def _write(directory: int, name: bytes, head: dict[str, Any], notes: Iterable[Note]) -> None:
     remove(directory, name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(name, flags, 0o600, dir_fd=directory), "w", encoding="ascii") as file:
         os.fchmod(file.fileno(), 0o644)
-        for piece in _text(report):
+        for piece in _text(head, notes):
             file.write(piece)
         file.flush()
         os.utime(file.fileno(), ns=(0, 0))
 
 
-def _text(report: Report) -> Iterator[str]:
-    yield json.dumps(_head(report), indent=1)[:-2]
+def _text(head: dict[str, Any], notes: Iterable[Note]) -> Iterator[str]:
+    yield json.dumps(head, indent=1)[:-2]
     yield ',\n "files": {'
     separator = ""
-    for note in report.notes:
+    for note in notes:
         yield f"{separator}\n  {json.dumps(encoded(note.path))}: {json.dumps(_described(note))}"
         separator = ","
     yield "\n }\n}\n"
@@ -93,33 +109,60 @@ def _described(note: Note) -> dict[str, Any]:
 
 
 def read(directory: int, name: bytes) -> Record:
-    """DunnageError if it is none, or not one that this version knows; OSError if it cannot be read."""
+    """FileNotFoundError; DunnageError if it cannot be read, or is not one that this version knows."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(name, flags, dir_fd=directory), "rb") as file:
-        try:
+    try:
+        with open(os.open(name, flags, dir_fd=directory), "rb") as file:
             return _parsed(file)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise DunnageError(f"read the record '{escape(name)}'", "it is damaged", "unpack the image anew") from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = errno_name(error.errno or 0)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        why = "it is damaged"
+    raise DunnageError(f"read the record '{escape(name)}'", why, "unpack the image anew, or remove the record")
 
 
 def _parsed(file: IO[bytes]) -> Record:
-    content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise ValueError("it is too large")
-    data = json.loads(content)
+    head = bytearray()
+    for line in _lines(file):
+        if line == FILES:
+            break
+        head += line
+        if len(head) > LINE:
+            raise ValueError("its beginning is too long")
+    data = json.loads(head.rstrip(b",\n") + b"}")
     if data["version"] != VERSION:
         raise ValueError("it is of another version")
-    files = data.pop("files")
-    return Record(data, {note.path: note for note in map(_note, files.items())})
+    files = {}
+    for line in _lines(file):
+        if line == LAST:
+            break
+        [item] = json.loads(b"{" + line.rstrip(b",\n") + b"}").items()
+        note = _note(item)
+        files[note.path] = note
+    if file.read(len(END) + 1) != END:
+        raise ValueError("it ends too early, or goes on")
+    return Record(data, files)
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    return iter(lambda: file.readline(LINE), b"")
 
 
 def _note(item: tuple[str, dict[str, Any]]) -> Note:
     name, found = item
-    uid, gid = found["owner"]
+    uid, gid = (_number(number, LARGEST_ID) for number in found["owner"])
     user, group = _decoded(found.get("names", ["", ""]))
     mode = found.get("mode")
-    return Note(decoded(name), (int(uid), int(gid)), (user, group), None if mode is None else int(mode, 8),
+    return Note(decoded(name), (uid, gid), (user, group), None if mode is None else _number(int(mode, 8), 0o7777),
                 tuple(_decoded(found.get("attributes", []))))
+
+
+def _number(found: object, largest: int) -> int:
+    if type(found) is not int or not 0 <= found <= largest:
+        raise ValueError("no such number can be in an image")
+    return found
 
 
 def _decoded(names: Iterable[str]) -> list[bytes]:

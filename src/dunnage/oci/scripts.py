@@ -4,25 +4,29 @@ The layout is Apptainer's, whose `run` and `exec` understand it as ours do. Its 
 the files: Apptainer has used its own since 3.7, and so do we. Values of the image are data: each goes through
 `quoted` on its way into a script, or stands in a record that nobody interprets.
 
-The files are the same for the same configuration, whatever the reference, the host and the time (LAY-07).
+Another one says whose files of the image are that are not root's. It is there for images that are made of the tree.
+
+The files are the same for the same image, whatever the reference, the host and the time (LAY-07).
 """
 from __future__ import annotations
 
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from dunnage.oci import notes, record
 from dunnage.oci.digest import sha256
 from dunnage.oci.document import Config
-from dunnage.oci.refusal import escape
+from dunnage.oci.notes import Note, Owner
+from dunnage.oci.refusal import Refused, escape
 from dunnage.oci.tree import Tree
-from dunnage.plan import process as record
-from dunnage.plan.process import Process
+from dunnage.plan.process import Process, encode
 from dunnage.plan.scripts import quoted
 
 PLACE = b".singularity.d"
 CONFIGURATION = PLACE + b"/oci-config.json"
+OWNERS = PLACE + b"/oci-owners.json"
 SHELL_NAME = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789"
 
 
@@ -111,7 +115,7 @@ def configuration(values: Values) -> bytes:
 
 
 def process(values: Values) -> bytes:
-    return record.encode(values.process)
+    return encode(values.process)
 
 
 # THE list of what is placed: name in the tree, mode, content. Hostile images are made from it (IMG-R1..R4).
@@ -129,12 +133,12 @@ LINKS: tuple[tuple[bytes, bytes], ...] = (
     (b"environment", PLACE + b"/env/90-environment.sh"),
     (b"singularity", PLACE + b"/runscript"),
 )
-PLACED: tuple[bytes, ...] = (*(name for name, _, _ in FILES), *(name for name, _ in LINKS))
+PLACED: tuple[bytes, ...] = (*(name for name, _, _ in FILES), *(name for name, _ in LINKS), OWNERS)
 
 
 # -- placing ------------------------------------------------------------------------------------
 
-def place(root: int, config: Config, data: bytes) -> list[str]:
+def place(root: int, config: Config, data: bytes, said: Iterable[Note]) -> list[str]:
     """Put the files into the tree, an open directory of ours that nobody sees yet; what could not be handed on.
 
     Whatever the image has at the names of files goes first. Links on the way are followed inside the tree; Refused
@@ -150,6 +154,9 @@ def place(root: int, config: Config, data: bytes) -> list[str]:
                 here = tree.walk(here.below(part), name)
             tree.remove(here, last)
             _write(here.file, last, content(values), mode)
+        here = tree.walk(PLACE, OWNERS)
+        here.change()
+        record.write_files(here.file, OWNERS[len(PLACE) + 1:], said)
         tree.root.change()
         for name, text in LINKS:
             if not _exists(root, name):
@@ -158,6 +165,18 @@ def place(root: int, config: Config, data: bytes) -> list[str]:
     finally:
         tree.close()
     return values.warnings
+
+
+def owners(root: int) -> dict[bytes, Owner]:
+    """What the tree in an open directory says of them, if that is a file; DunnageError if it is damaged."""
+    tree = Tree(root)
+    try:
+        here = tree.walk(PLACE, OWNERS, make=False)
+        return notes.owners(record.read(here.file, OWNERS[len(PLACE) + 1:]).files.values())
+    except (FileNotFoundError, Refused):
+        return {}
+    finally:
+        tree.abandon()
 
 
 def _exists(directory: int, name: bytes) -> bool:
