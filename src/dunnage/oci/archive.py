@@ -19,7 +19,7 @@ from dunnage.oci.compression import PIECE
 from dunnage.oci.digest import Digest, sha256, shown
 from dunnage.oci.digest import parse as parse_digest
 from dunnage.oci.document import Config, Descriptor
-from dunnage.oci.layout import cannot_open, cannot_read, missing, read_all
+from dunnage.oci.layout import Local, cannot_open, cannot_read, missing, read_all
 from dunnage.oci.limits import Limits, exceeded
 from dunnage.oci.refusal import Refused, escape
 from dunnage.oci.source import Blob
@@ -349,28 +349,18 @@ def _inside(path: bytes) -> bytes:
 
 # -- docker save --------------------------------------------------------------------------------
 
-class DockerArchive:
-    """A source of images (`source.Source`).
+class DockerArchive(Local):
+    """What `docker save` writes; `wanted` is a name and a tag, or empty for the only image.
 
     The archive has no manifest as registries have them. It is made here: a layer that is not compressed is named by
     its diff_id, a compressed one by a digest that is taken now.
-
-    wanted   name and tag, or empty for the only image
     """
 
     def __init__(self, members: Members, reference: str, wanted: str, limits: Limits) -> None:
-        self.reference = reference
+        super().__init__(members, reference, wanted, limits)
         self._members = members
-        self._wanted = wanted
-        self._limits = limits
         self._documents: dict[Digest, bytes] = {}
         self._layers: dict[Digest, bytes] = {}
-        self._root: Optional[Descriptor] = None
-
-    def root(self) -> Descriptor:
-        if self._root is None:
-            self._root = self._find()
-        return self._root
 
     def _find(self) -> Descriptor:
         if b"manifest.json" not in self._members:
@@ -458,12 +448,6 @@ class DockerArchive:
 
     def open(self, descriptor: Descriptor) -> Blob:
         return self._members.open(self._layers[descriptor.digest])
-
-    def apart(self) -> None:
-        """Files are read at positions of one's own, here and in the parent."""
-
-    def close(self) -> None:
-        self._members.close()
 
     def _read(self, path: bytes) -> bytes:
         data = read_all(self._members.open(path), self._limits.document)

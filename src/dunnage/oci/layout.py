@@ -44,11 +44,8 @@ class Sized(Blob, Protocol):
     size: int
 
 
-class Layout:
-    """A source of images (`source.Source`).
-
-    wanted   a tag, or a digest, or empty for the only image
-    """
+class Local:
+    """What sources of images on this machine (`source.Source`) have in common."""
 
     def __init__(self, files: Files, reference: str, wanted: str, limits: Limits) -> None:
         self.reference = reference
@@ -61,6 +58,20 @@ class Layout:
         if self._root is None:
             self._root = self._find()
         return self._root
+
+    def _find(self) -> Descriptor:
+        """The one that is wanted. Refused."""
+        raise NotImplementedError
+
+    def apart(self) -> None:
+        """Files are read at positions of one's own, here and in the parent."""
+
+    def close(self) -> None:
+        self._files.close()
+
+
+class Layout(Local):
+    """An OCI image layout; `wanted` is a tag, or a digest, or empty for the only image."""
 
     def _find(self) -> Descriptor:
         said = document.parse(self._read(b"oci-layout", self._limits.document), self._limits).get("imageLayoutVersion")
@@ -105,12 +116,6 @@ class Layout:
 
     def open(self, descriptor: Descriptor) -> Blob:
         return self._files.open(_place(descriptor.digest))
-
-    def apart(self) -> None:
-        """Files are read at positions of one's own, here and in the parent."""
-
-    def close(self) -> None:
-        self._files.close()
 
     def _read(self, path: bytes, limit: int) -> bytes:
         return read_all(self._files.open(path), limit)
