@@ -30,20 +30,19 @@ def run(plan: bytes, launcher: bytes, call_fd: int, caller: int) -> int:
             child = os.posix_spawn(launcher, arguments(plan, call_fd), {}, setsigmask=former)
         except OSError as error:
             raise unusable(launcher, error) from None
-        return _ended(child, caller_end)
+        return _ended(child, caller if caller_end >= 0 else 0)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def _ended(child: int, caller_end: int) -> int:
-    """Its wait status, once it has ended."""
-    ours = os.getppid()
+def _ended(child: int, caller: int) -> int:
+    """Its wait status, once it has ended. `caller` was our parent when it was looked at; it may be gone by now."""
     while True:
-        info = signal.sigtimedwait(FORWARDED | {signal.SIGCHLD}, TICK) if caller_end >= 0 else \
+        info = signal.sigtimedwait(FORWARDED | {signal.SIGCHLD}, TICK) if caller else \
             signal.sigwaitinfo(FORWARDED | {signal.SIGCHLD})
-        if caller_end >= 0 and os.getppid() != ours:
+        if caller and os.getppid() != caller:
             os.kill(child, signal.SIGKILL)  # and all of the container ends with it
-            caller_end = -1
+            caller = 0
         if info is not None and info.si_signo != signal.SIGCHLD and info.si_code <= 0:  # not by the kernel
             os.kill(child, info.si_signo)
         while True:
