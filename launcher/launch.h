@@ -79,19 +79,12 @@ void warn(const char *format, ...) PRINTF(1, 2);
 void inform(const char *format, ...) PRINTF(1, 2);
 void note(const char *format, ...) PRINTF(1, 2);
 
-/* ---- supervise.c: outer process, init, and what is told of a run ---- */
+/* ---- tell.c: what is told of a run ---- */
 
 /* What is known so far; UNKNOWN before. */
 extern uint64_t facts[FACT_COUNT];
 /* Microseconds since the launcher began. */
 void phase_ended(enum fact which);
-/* Before the namespaces: whatever is reached by the host's paths later. `control` is -1 or the starter's socket. */
-void supervision_prepare(const struct plan *plan, int control);
-/* Forks where somebody has to stay; returns in the process that goes on to the payload. */
-void supervision_enter(const struct plan *plan);
-/* Forks where that process has to stay as init. Returns in what becomes the payload. */
-void init_stay(const struct plan *plan);
-extern bool is_init, own_session;
 /* Does somebody wait for what this process tells? */
 bool supervised(void);
 /* The process that nobody of ours supervises: it removes and writes what is to be removed and written. */
@@ -105,6 +98,16 @@ void tell_failure(const char *sentence, const char *fix);
 bool send_descriptor(int to, uint32_t word, int fd);
 /* To the outer process: where it can write the payload's credentials. */
 void hand_over_credentials(int directory);
+
+/* ---- supervise.c: outer process and init ---- */
+
+/* Before the namespaces: whatever is reached by the host's paths later. `control` is -1 or the starter's socket. */
+void supervision_prepare(const struct plan *plan, int control);
+/* Forks where somebody has to stay; returns in the process that goes on to the payload. */
+void supervision_enter(const struct plan *plan);
+/* Forks where that process has to stay as init. Returns in what becomes the payload. */
+void init_stay(const struct plan *plan);
+extern bool is_init, own_session;
 
 /* ---- image.c: image files, and the programmes that show them ---- */
 
