@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Union
 
@@ -118,6 +119,16 @@ def finish(process: subprocess.Popen[bytes], input: bytes = b"") -> Ended:
             process.send_signal(signal.SIGKILL)
             raise
     return Ended(process.returncode, out or b"", err or b"")
+
+
+@contextmanager
+def killed_afterwards(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Whatever became of it: it has ended then, and nothing to or from it is open."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Run:

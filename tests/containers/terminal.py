@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from containers.launch import TIMEOUT, Launcher
+from containers.launch import TIMEOUT, Launcher, killed_afterwards
 from containers.plans import Operation
 
 
@@ -30,10 +30,9 @@ def on_a_terminal(launcher: Launcher, whole: list[Operation], **options: Any) ->
                              **options)
     os.close(follower)
     try:
-        yield process, leader
+        with killed_afterwards(process):
+            yield process, leader
     finally:
-        process.kill()
-        process.wait()
         os.close(leader)
 
 

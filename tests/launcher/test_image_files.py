@@ -16,7 +16,7 @@ import pytest
 
 from containers.features import need
 from containers.images import squashfs
-from containers.launch import Ended, Launcher, finish
+from containers.launch import Ended, Launcher, finish, killed_afterwards
 from containers.mounts import mounts
 from containers.plans import Operation, image_file, opened_root, operations, plan
 from containers.processes import children, gone, no_child_left, state, until
@@ -74,15 +74,8 @@ class Running:
 
 @contextmanager
 def running(launcher: Launcher, operations: list[Operation]) -> Iterator[Running]:
-    process = launcher.start(operations, stdin=subprocess.PIPE)
-    try:
+    with killed_afterwards(launcher.start(operations, stdin=subprocess.PIPE)) as process:
         yield Running(process)
-    finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream:
-                stream.close()
 
 
 # ---- what is shown ----
@@ -156,7 +149,8 @@ def test_server_is_apart_from_the_payload(launcher: Launcher, squashed: Path, co
     inherited = os.open("/etc/passwd", os.O_RDONLY)
     process = launcher.start(of_file(squashed, "echo up + wait", **given), stdin=subprocess.PIPE,
                              descriptors=[inherited], env={**launcher.settings, "SECRET": "1"})
-    try:
+    os.close(inherited)
+    with killed_afterwards(process):
         beside = Running(process)
         namespaces = {name: os.readlink(f"/proc/{beside.server}/ns/{name}") for name in ("user", "mnt", "pid")}
         assert namespaces == {name: os.readlink(f"/proc/self/ns/{name}") for name in namespaces}
@@ -170,10 +164,6 @@ def test_server_is_apart_from_the_payload(launcher: Launcher, squashed: Path, co
         assert held.pop(2).startswith("/memfd:dunnage-server")
         assert held.pop(3) == str(squashed) and held.pop(4).endswith("/fuse")  # of another mount namespace
         assert set(held.values()) <= {str(squashed)}, held  # as which it opens the image itself
-    finally:
-        os.close(inherited)
-        process.kill()
-        process.communicate()
 
 
 def test_payload_gets_no_descriptor_of_it(launcher: Launcher, squashed: Path) -> None:

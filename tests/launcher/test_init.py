@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from containers.features import need
-from containers.launch import TIMEOUT, Launcher, Run, call_block
+from containers.launch import TIMEOUT, Launcher, Run, call_block, killed_afterwards
 from containers.mounts import mounts
 from containers.plans import Operation, plan, source
 from containers.processes import children, gone, holding, state, unique, until
@@ -56,19 +56,12 @@ class Running:
 def running(launcher: Launcher, whole: list[Operation], first: str = "ready", *, pids: bool = True,
             **options: Any) -> Iterator[Running]:
     """A container whose payload has printed its first line. Killed at the end of the test, whatever became of it."""
-    process = launcher.start(whole, stdin=subprocess.PIPE, bufsize=0, **options)
-    try:
+    with killed_afterwards(launcher.start(whole, stdin=subprocess.PIPE, bufsize=0, **options)) as process:
         assert process.stdout
         ready, _, _ = select.select([process.stdout], [], [], TIMEOUT)
         assert ready, "the payload did not start"
         assert process.stdout.readline().decode().strip() == first
         yield Running(process, pids)
-    finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream:
-                stream.close()
 
 
 # ---- how it ends (R1) ----
@@ -300,18 +293,16 @@ def test_helpers_hold_no_pipe_open(launcher: Launcher, image: Path) -> None:
     process = launcher.start(whole, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, descriptors=[writer])
     os.close(writer)
     try:
-        assert process.stdout and process.stdin
-        for end in (reader, process.stdout.fileno()):
-            ready, _, _ = select.select([end], [], [], TIMEOUT)
-            assert ready and os.read(end, 1) == b""
-        assert process.poll() is None
-        process.stdin.close()
-        assert process.wait(TIMEOUT) == 0
+        with killed_afterwards(process):
+            assert process.stdout and process.stdin
+            for end in (reader, process.stdout.fileno()):
+                ready, _, _ = select.select([end], [], [], TIMEOUT)
+                assert ready and os.read(end, 1) == b""
+            assert process.poll() is None
+            process.stdin.close()
+            assert process.wait(TIMEOUT) == 0
     finally:
-        process.kill()
-        process.wait()
         os.close(reader)
-        process.stdout.close()  # type: ignore[union-attr]
 
 
 @pytest.mark.requirement("HRD-15", "HRD-60", "HRD-61", "ATK-02", "ATK-12", "ATK-13", "ATK-03")
