@@ -307,6 +307,12 @@ def test_damaged_image_that_python_cannot_read(dunnage: Front, unreadable: Path)
 
 # ---- fetched from a registry ----
 
+def test_registry_is_out_of_reach_without_its_library(dunnage: Front) -> None:
+    done = hidden(dunnage, "exec", "docker://localhost:1/a", "true")
+    assert done.status == 255 and done.err == ("dunnage: cannot reach a registry: the Python module urllib3 is not "
+                                               "installed; fix: install python3-urllib3\n"), done
+
+
 @pytest.mark.requirement("CLI-38", "CLT-11", "LAY-21")
 def test_sif_file_of_a_registry_is_shown_and_kept(front: Front, files: dict[str, Path], tmp_path: Path) -> None:
     """Fetched once, never unpacked, and in the cache as long as it is used."""

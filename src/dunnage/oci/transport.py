@@ -21,16 +21,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
 
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.util.ssl_match_hostname import CertificateError
-
 from dunnage import __version__
+from dunnage.errors import IMAGE, DunnageError
 from dunnage.messages import errno_name
 from dunnage.oci.digest import shown
 from dunnage.oci.registries import Registries, host, is_address, is_loopback
 from dunnage.oci.retry import Budget, Failure
+
+try:
+    import urllib3
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.util.ssl_match_hostname import CertificateError
+except ImportError:
+    raise DunnageError("reach a registry", "the Python module urllib3 is not installed", "install python3-urllib3",
+                       kind=IMAGE) from None
 
 REDIRECTS = 5
 REDIRECTING = (301, 302, 303, 307, 308)
