@@ -25,6 +25,7 @@ STRIPPED, LEAST_FILE, LEAST_DIRECTORY = 0o6000, 0o400, 0o700
 THREADS = 8  # of each kind; every one takes address space
 QUEUES = ["-data-queue", "64", "-frag-queue", "64"]  # MiB
 SHOWN = 64 << 10  # bytes of what it says
+APART = "unpack to a file system that tells them apart"
 SPEED = 4 * MIB  # bytes in a second of processor time, at the very least
 
 
@@ -41,6 +42,9 @@ def unsquash(
     limits = limits or Limits()
     program = find_program(PROGRAM, path)
     found, attributes = _looked_at(file, offset, os.fstat(file).st_size - offset if size < 0 else size, shown, limits)
+    folding = _ignores_case(root)
+    if found is None and folding:
+        raise _refused(shown, "the target's file system ignores case, and nobody can say whether names need it", APART)
     if found is not None and found.specials and special == "refuse":
         raise _refused(shown, f"it holds {found.specials} devices, FIFOs or sockets", "give --special skip")
     if found is not None:
@@ -65,6 +69,9 @@ def unsquash(
         raise _failed(root, limits, shown, f"{PROGRAM} ended with {ended}", said, total)
     tamed = _Tamed(root, shown, special, attributes)
     if found is not None and (tamed.entries, tamed.size) != (found.entries - found.specials, found.size):
+        if folding:
+            raise _refused(shown, "the target's file system, which ignores case, takes some of its names for one [rule "
+                           "LAY-78]", APART)
         raise _failed(root, limits, shown, f"{PROGRAM} left something out", said, total)
     if found is None and process.returncode:
         raise _failed(root, limits, shown, f"{PROGRAM} could not make everything", said, total)
@@ -86,6 +93,18 @@ def _looked_at(file: int, offset: int, size: int, shown: str, limits: Limits) ->
         raise _refused(shown, unsupported.why, unsupported.fix) from None
     return survey(image, entries=limits.entries, size=limits.unpacked, path=limits.path, depth=limits.depth), (
         image.attributes)
+
+
+def _ignores_case(empty: int) -> bool:
+    """Are `a` and `A` the same in this directory (LAY-78)?"""
+    os.mkdir(b"a", 0o700, dir_fd=empty)
+    try:
+        os.stat(b"A", dir_fd=empty)
+        return True
+    except FileNotFoundError:
+        return False
+    finally:
+        os.rmdir(b"a", dir_fd=empty)
 
 
 def _heard(pipe: IO[bytes]) -> bytes:

@@ -18,7 +18,7 @@ from dunnage.oci.limits import Limits, exceeded
 from dunnage.oci.notes import Note, Notes
 from dunnage.oci.refusal import Refused, escape
 from dunnage.oci.room import Room
-from dunnage.oci.tree import Directory, Tree, components
+from dunnage.oci.tree import Directory, Tree, components, folded
 
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,7 +46,7 @@ class Traits(NamedTuple):
     """Of the file system below a directory.
 
     exact    a new file has the mode that was asked for; not so under a default ACL
-    folding  names that differ by case only are one
+    folding  names that differ by case only are one: what is not written so is looked for at each place (LAY-78)
     group    S_ISGID where directories pass their group on to what is made in them, else 0; they keep it until the end,
              since quotas may depend on it
     """
@@ -94,7 +94,7 @@ class Application:
     def __init__(
         self, root: int, limits: Limits, notes: Notes, traits: Traits, room: Room, *, special: str = "skip",
     ) -> None:
-        self.tree = Tree(root, 0o755 | traits.group)
+        self.tree = Tree(root, 0o755 | traits.group, folding=traits.folding)
         self.counts = Counts()
         self.top: Top | None = None
         self.attributes = False  # some were set
@@ -311,7 +311,7 @@ class Application:
         """The target of a hard link: its directory, and what it is."""
         try:
             there = self._target(parts, entry)
-            return there, os.stat(parts[-1], dir_fd=there.file, follow_symlinks=False)
+            return there, self.tree.look(there, parts[-1])
         except FileNotFoundError:
             what = f"the hard link's target `{escape(entry.link)}`"
             if b"/".join(parts) in self._skipped:
@@ -329,6 +329,7 @@ class Application:
                 os.link(target, name, src_dir_fd=there.file, dst_dir_fd=above.file, follow_symlinks=False)
                 break
             except FileExistsError:
+                self._same_name(above, name)
                 here = os.stat(name, dir_fd=above.file, follow_symlinks=False)
                 if (here.st_dev, here.st_ino) == (found.st_dev, found.st_ino):
                     break  # a name of the same file already
@@ -369,6 +370,8 @@ class Application:
 
     def hide(self, above: Directory, name: bytes) -> None:
         """The same where there may be nothing of this name."""
+        if self._traits.folding and not self._is_there(above, name):
+            return
         self._raw = None
         self._notes.removed(above.below(name))
         self.tree.remove(above, name)
@@ -386,16 +389,19 @@ class Application:
 
     def _same_name(self, above: Directory, name: bytes) -> None:
         """LAY-78: not a name that only this file system takes for the same."""
-        if not self._traits.folding:
-            return
+        if self._traits.folding and not self._is_there(above, name):
+            try:
+                os.stat(name, dir_fd=above.file, follow_symlinks=False)
+            except FileNotFoundError:
+                return
+            raise folded(above.below(name))
+
+    def _is_there(self, above: Directory, name: bytes) -> bool:
         try:
-            os.stat(name, dir_fd=above.file, follow_symlinks=False)
+            self.tree.look(above, name)
         except FileNotFoundError:
-            return
-        if os.fsdecode(name) not in os.listdir(above.file):
-            raise Refused("LAY-78", "the target's file system takes it for another name of the image, "
-                          "which differs by case only", "unpack to a file system that tells them apart",
-                          entry=above.below(name))
+            return False
+        return True
 
     # -- metadata -------------------------------------------------------------------------------
 
@@ -484,7 +490,7 @@ class Apart(Application):
     def _find(self, parts: list[bytes], entry: tar.Entry) -> tuple[Directory, os.stat_result]:
         there = self._target(parts, entry)
         try:
-            found = os.stat(parts[-1], dir_fd=there.file, follow_symlinks=False)
+            found = self.tree.look(there, parts[-1])
         except FileNotFoundError:
             raise Undecided from None
         if stat.S_ISDIR(found.st_mode):

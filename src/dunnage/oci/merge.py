@@ -25,7 +25,7 @@ def merge(over: Application, notes: Notes, layer: int, spool: int, written: IO[b
 
     Refused; then both trees are good for nothing. Afterwards the layer's directories hold nothing of worth.
     """
-    tree = Tree(layer)
+    tree = Tree(layer, folding=over.tree.folding)
     try:
         _Merge(over, notes, tree).run(spool, written, layer_notes)
     finally:
@@ -92,7 +92,7 @@ class _Merge:
             if found is not None:
                 here = found
                 continue
-            if True in mine or _kind(here, name) is None:
+            if True in mine or _kind(self._tree, here, name) is None:
                 return None  # no directory there, or the layer's will be in its place
             try:
                 here = self._tree.walk(here.below(name), b"")
@@ -105,7 +105,7 @@ class _Merge:
         """What the layer, as far as it was unpacked, has there: is it a directory? None for nothing."""
         above, _, name = path.rpartition(b"/")
         found = self._layer.find(above)
-        return None if found is None else _kind(found, name)
+        return None if found is None else _kind(self._layer, found, name)
 
     # -- laying over ----------------------------------------------------------------------------
 
@@ -195,10 +195,10 @@ def _named(written: IO[bytes], ways: set[bytes]) -> dict[bytes, bool]:
     return found
 
 
-def _kind(directory: Directory, name: bytes) -> bool | None:
+def _kind(tree: Tree, directory: Directory, name: bytes) -> bool | None:
     """Is it a directory? None when there is nothing of this name."""
     try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=directory.file, follow_symlinks=False).st_mode)
+        return stat.S_ISDIR(tree.look(directory, name).st_mode)
     except FileNotFoundError:
         return None
 

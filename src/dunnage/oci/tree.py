@@ -71,13 +71,15 @@ class Directory:
 class Tree:
     """The root, and the directories that were walked to last, which stay open; `close` sets their times.
 
-    mode  of directories that are missing on the way and made
+    mode     of directories that are missing on the way and made
+    folding  the file system finds names that are written otherwise, too; here they are not there (LAY-78)
 
     Everything that removes something, or puts something else in its place, calls `forget`.
     """
 
-    def __init__(self, root: int, mode: int = 0o755) -> None:
+    def __init__(self, root: int, mode: int = 0o755, *, folding: bool = False) -> None:
         self.root = Directory(b"", root)
+        self.folding = folding
         self._mode = mode
         self.pinned: Optional[Directory] = None  # stays open whatever is walked to
         self._held: dict[bytes, Directory] = {}
@@ -136,6 +138,8 @@ class Tree:
         return known
 
     def _open(self, above: Directory, name: bytes) -> int:
+        if self.folding:
+            self.look(above, name)
         try:
             return os.open(name, PLACE, dir_fd=above.file)
         except OSError as error:
@@ -143,6 +147,13 @@ class Tree:
                 raise
         self._shrink(1, above)
         return os.open(name, PLACE, dir_fd=above.file)
+
+    def look(self, above: Directory, name: bytes) -> os.stat_result:
+        """What has exactly this name, links not followed. FileNotFoundError."""
+        found = os.stat(name, dir_fd=above.file, follow_symlinks=False)
+        if self.folding and os.fsdecode(name) not in os.listdir(above.file):
+            raise FileNotFoundError(errno.ENOENT, "written otherwise", os.fsdecode(name))
+        return found
 
     def made(self, above: Directory, name: bytes, time: int) -> Directory:
         """A directory that was just made, and shall have this time."""
@@ -217,7 +228,10 @@ class Tree:
                 if not make:
                     raise
                 here.change()
-                os.mkdir(name, 0o755, dir_fd=here.file)
+                try:
+                    os.mkdir(name, 0o755, dir_fd=here.file)
+                except FileExistsError:
+                    raise folded(here.below(name)) from None
                 here = self.made(here, name, 0)
                 os.fchmod(here.file, self._mode)
                 continue
@@ -257,6 +271,12 @@ class Tree:
         self.forget(above.below(name))
         above.change()
         remove(above.file, name)
+
+
+def folded(path: bytes) -> Refused:
+    """LAY-78: there is something that only the file system takes for what shall be there."""
+    return Refused("LAY-78", "the target's file system, which ignores case, takes it for another name of the image",
+                   "unpack to a file system that tells them apart", entry=path)
 
 
 # -- removal ------------------------------------------------------------------------------------
