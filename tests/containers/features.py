@@ -90,14 +90,21 @@ def _refused(name: str, number: int, *arguments: int | bytes | None) -> str | No
     return f"{name}: {errno.errorcode[error]}" if error in (errno.ENOSYS, errno.EPERM) else None
 
 
+@probe("Landlock")
+def _landlock() -> str | None:
+    return _landlock_of(1)
+
+
 @probe("Landlock scopes")
 def _landlock_scopes() -> str | None:
+    return _landlock_of(LANDLOCK_WITH_SCOPES)
+
+
+def _landlock_of(least: int) -> str | None:
     version = LIBC.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
     if version < 0:
         return "landlock_create_ruleset: " + errno.errorcode[ctypes.get_errno()]
-    if version >= LANDLOCK_WITH_SCOPES:
-        return None
-    return f"Landlock ABI {version}, needs {LANDLOCK_WITH_SCOPES} (Linux 6.12)"
+    return None if version >= least else f"Landlock ABI {version}, needs {least} (Linux 6.12)"
 
 
 @probe("keyrings")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from containers.features import need
+from containers.features import lacks, need
 from containers.launch import TIMEOUT
 from containers.processes import until
 
@@ -71,6 +71,8 @@ def test_image_files_are_tried(tmp_path: Path) -> None:
     checks = report(call(FRONT, "check", "--json", env={"TMPDIR": str(tmp_path)}, cwd="/").stdout)
     assert checks["CHK-24"]["result"] == "pass", checks["CHK-24"]
     assert "squashfuse" in checks["CHK-24"]["read"]
+    said = "Landlock, which would confine it: no (" in checks["CHK-24"]["read"]
+    assert said == bool(lacks("Landlock"))
 
 
 @pytest.mark.requirement("CHK-24")

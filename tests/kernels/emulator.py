@@ -24,9 +24,14 @@ def version() -> str:
 
 
 class Machine:
-    """One boot, from its creation on. What it left on its second disk lies in `place` when it has ended."""
+    """One boot, from its creation on. What it left on its second disk lies in `place` when it has ended.
 
-    def __init__(self, kernel: Path, initramfs: Path, system: Path, place: Path, name: str, limit: float) -> None:
+    folding  the third disk, a file system that ignores case where it is asked to; what is written to it is lost
+    """
+
+    def __init__(
+        self, kernel: Path, initramfs: Path, system: Path, folding: Path, place: Path, name: str, limit: float,
+    ) -> None:
         self.console = place / f"{name}.console.txt"
         self.place = place
         self.limit = limit
@@ -41,6 +46,7 @@ class Machine:
             "-append", KERNEL_WORDS, "-serial", f"file:{self.console}",
             "-drive", f"file={system},if=virtio,format=raw,readonly=on",
             "-drive", f"file={self.disk},if=virtio,format=raw",
+            "-drive", f"file={folding},if=virtio,format=raw,snapshot=on",
         ], stdin=subprocess.DEVNULL)
 
     @property

@@ -20,12 +20,20 @@ HOME = f"/home/{USER}"
 CLONE = f"{HOME}/dunnage"
 PYTHON = Path("/usr/bin/python3")
 BUSYBOX = Path("/bin/busybox")
+MAKE_FILE_SYSTEM = "/usr/sbin/mkfs.ext4"
+FOLDING_BYTES = 4 << 30  # of which Dunnage leaves one free
 # Beside busybox: what the tests start, where they may rely on more than busybox has.
-PROGRAMMES = ("sh", "env", "ls", "mount", "umount", "unshare", "setpriv", "prlimit", "nsenter", "bwrap")
+PROGRAMMES = ("sh", "bash", "env", "ls", "mount", "umount", "unshare", "setpriv", "prlimit", "nsenter", "bwrap",
+              "pgrep", "chattr", "squashfuse", "squashfuse_ll", "mksquashfs", "unsquashfs")
+# What glibc opens where a thread ends; the squashfs tools have some.
+THREADS = sorted(Path("/usr/lib").glob("*-linux-gnu/libgcc_s.so.1"))
 # With what each needs in turn; some only on older Pythons.
 PACKAGES = ("pytest", "_pytest", "py.py", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli",
             "pytest_timeout.py", "xdist", "execnet", "hypothesis", "_hypothesis_ftz_detector.py",
             "_hypothesis_globals.py", "_hypothesis_pytestplugin.py", "attr", "attrs", "sortedcontainers")
+# What Debian's packages bring for images, where they are installed here.
+OF_THE_SYSTEM = Path("/usr/lib/python3/dist-packages")
+LIBRARIES = ("urllib3", "six.py", "zstandard")
 # Parts of the standard library that no test imports, half of its size.
 LEFT_OUT = ("test", "idlelib", "lib2to3", "tkinter", "turtledemo", "ensurepip", "pydoc_data", "dist-packages")
 OF_THE_TREE = ("src", "tests", "pyproject.toml", "launcher/build/dunnage", "launcher/build/dunnage-launch")
@@ -162,16 +170,18 @@ def write_system(path: Path, packages: Path, payload: Path, jobs: Sequence[tuple
     for name, content in ETC.items():
         system.text(f"/etc/{name}", content)
 
-    found = {name: shutil.which(name) for name in PROGRAMMES}
+    programmes = {name: shutil.which(name) for name in PROGRAMMES}
     system.programme(PYTHON.resolve())
     system.link("/usr/bin/python3", PYTHON.resolve().name)
-    for programme in found.values():
+    for programme in programmes.values():
         if programme:
             system.programme(Path(programme))
+    for found in THREADS:
+        system.copy(found, str(found))
     system.copy(BUSYBOX, "/usr/bin/busybox")
     applets = subprocess.run([BUSYBOX, "--list"], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
     for name in applets:
-        if name != "busybox" and not found.get(name):
+        if name != "busybox" and not programmes.get(name):
             system.link(f"/usr/bin/{name}", "busybox")
 
     library = Path(subprocess.run([PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"], check=True,
@@ -181,6 +191,10 @@ def write_system(path: Path, packages: Path, payload: Path, jobs: Sequence[tuple
     for name in PACKAGES:
         if (packages / name).exists():
             system.copy(packages / name, f"{library}/dist-packages/{name}")
+    for name in LIBRARIES:
+        if (OF_THE_SYSTEM / name).exists():
+            system.copy(OF_THE_SYSTEM / name, f"{OF_THE_SYSTEM}/{name}")
+    system.libraries(OF_THE_SYSTEM.glob("zstandard/*.so"))
     for name in OF_THE_TREE:
         system.copy(TREE / name, f"{CLONE}/{name}")
     system.copy(payload, "/usr/lib/test-payload")
@@ -188,6 +202,13 @@ def write_system(path: Path, packages: Path, payload: Path, jobs: Sequence[tuple
     system.text("/init", (HERE / "inside.sh").read_text(), 0o755)
     system.text("/jobs", "".join(f"{name} {command}\n" for name, command in jobs))
     system.close()
+
+
+def write_folding(path: Path) -> None:
+    """A file system with directories that ignore case, for kernels that can mount it."""
+    with path.open("wb") as file:
+        file.truncate(FOLDING_BYTES)
+    subprocess.run([MAKE_FILE_SYSTEM, "-q", "-O", "casefold", path], check=True)
 
 
 def write_initramfs(path: Path, kernel: Kernel) -> None:

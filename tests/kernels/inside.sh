@@ -30,6 +30,15 @@ for file in cgroup.procs cgroup.subtree_control cgroup.threads; do
 done
 echo '+memory +pids' > $top/delegated/cgroup.subtree_control
 
+# Names that differ by case are one below it. Kernels without tables of letters cannot mount it.
+mkdir /srv/folding
+if mount -t ext4 -o nosuid,nodev /dev/vdc /srv/folding; then
+	export DUNNAGE_FOLDING=/srv/folding/place
+	mkdir $DUNNAGE_FOLDING
+	chattr +F $DUNNAGE_FOLDING
+	chown tester: $DUNNAGE_FOLDING
+fi
+
 # Images that belong to root, for the tests that need one.
 export DUNNAGE_ROOT_FIXTURES=/srv/root
 cd /home/tester/dunnage || exit
@@ -42,13 +51,27 @@ now() { read -r up _ < /proc/uptime && echo "${up%.*}"; }
 as_user() {
 	sh -c 'echo $$ > /sys/fs/cgroup/delegated/session/cgroup.procs; exec "$@"' sh \
 		setpriv --reuid tester --regid tester --init-groups --inh-caps=-all \
-		env -i PATH=/usr/sbin:/usr/bin LANG=C.UTF-8 HOME=/home/tester DUNNAGE_ROOT_FIXTURES=$DUNNAGE_ROOT_FIXTURES "$@"
+		env -i PATH=/usr/sbin:/usr/bin LANG=C.UTF-8 HOME=/home/tester DUNNAGE_ROOT_FIXTURES=$DUNNAGE_ROOT_FIXTURES \
+		DUNNAGE_FOLDING="$DUNNAGE_FOLDING" "$@"
+}
+# prepare JOB: what root does before it
+prepare() {
+	case $1 in
+	fuse-closed) chmod 600 /dev/fuse ;;
+	fuse-undriven) # a device that nobody drives: with fuse built in, another one in its place
+		rmmod fuse
+		rm -f /dev/fuse
+		mknod -m 666 /dev/fuse c 10 "$(grep -q ' fuse$' /proc/misc && echo 250 || echo 229)"
+		;;
+	fuse-gone) rm -f /dev/fuse ;;
+	esac
 }
 save() { tar -c -f - -C /results . | dd of=/dev/vdb bs=64k conv=notrunc 2> /dev/null; sync; }
 
 echo "userspace reached after $(now) s"
 while read -r name command; do
 	begin=$(now)
+	prepare "$name"
 	# No word of the command holds a blank.
 	# shellcheck disable=SC2086
 	as_user $command > "/results/$name.log" 2>&1 < /dev/null

@@ -27,6 +27,7 @@ from kernels.results import Result, failure, of_probes, of_pytest, report  # noq
 
 OUTPUT = TREE / "build" / "kernels"
 PROBES = "probes"
+WITHOUT_FUSE = ("fuse-closed", "fuse-undriven", "fuse-gone")  # inside.sh takes it away, more and more of it
 TESTS = {
     "cgroup": "tests/kernels/test_delegated_cgroup.py tests/kernels/test_initramfs.py "
               "tests/payload/test_cgroup.py",
@@ -36,11 +37,16 @@ TESTS = {
     # of the verbs' tests those where the kernel has a say
     "verbs": " ".join(f"tests/kernel/test_{name}.py" for name in ("bad_input", "binds", "check", "freeze", "images",
                                                                   "leftovers", "verbs")),
+    "images": "tests/images/test_image_files.py tests/images/test_unshown_files.py tests/images/test_unsquash.py "
+              "tests/images/test_confine.py tests/api/test_image_files.py",
+    **dict.fromkeys(WITHOUT_FUSE, "tests/kernels/test_without_fuse.py"),
+    "folding": "tests/kernels/test_folding.py",
     "odd": "tests/odd/test_automounts.py tests/odd/test_nesting.py",
 }
 JOBS = [PROBES, *TESTS]
 # What one boot runs, one after the other; two boots at a time fill a small machine.
-BOOTS = {"cases": [PROBES, "cgroup", "conformance", "odd"], "verbs": ["verbs", "api"], "launcher": ["launcher"]}
+BOOTS = {"cases": [PROBES, "cgroup", "conformance", "odd"], "verbs": ["verbs", "api"], "launcher": ["launcher"],
+         "images": ["images", "folding", *WITHOUT_FUSE]}
 # Seconds for a boot, to end what hangs: the longest took 560 on two processors with a dozen processes waiting.
 LIMIT = 1800
 ATTEMPTS = 3
@@ -50,7 +56,7 @@ SHOWN = 10  # failures of one kernel on the terminal; the rest stands in the tab
 def command(job: str, select: str) -> str:
     if job == PROBES:
         return "python3 tests/kernels/probes.py"
-    return ("python3 -m pytest -q -p no:cacheprovider -p pytest_timeout -p xdist.plugin --timeout=120 "
+    return ("python3 -m pytest -q -p no:cacheprovider -p pytest_timeout -p xdist.plugin --timeout=300 "
             f"--basetemp=/var/tmp/t --junitxml=/results/{job}.xml {f'-k {select} ' if select else ''}{TESTS[job]}")
 
 
@@ -64,14 +70,15 @@ class Boot:
         self.limit = limit
         self.place = OUTPUT / kernel.series
         self.system = work / f"{name}.tar"
+        self.folding = work / "folding"
         self.initramfs = work / f"{kernel.series}.cpio"
         self.attempts = 0
         self.machine: Optional[emulator.Machine] = None
 
     def start(self) -> None:
         self.attempts += 1
-        self.machine = emulator.Machine(self.kernel.image, self.initramfs, self.system, self.place, self.name,
-                                        self.limit)
+        self.machine = emulator.Machine(self.kernel.image, self.initramfs, self.system, self.folding, self.place,
+                                        self.name, self.limit)
 
     def results(self) -> Optional[dict[str, Result]]:
         """By job; None while there is more to wait for."""
@@ -181,6 +188,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="dunnage-kernels.", dir="/var/tmp") as made:
         work = Path(made)
         payload = compile_payload(work / "payload")
+        guest.write_folding(work / "folding")
         boots = []
         for kernel in kernels:
             shutil.rmtree(OUTPUT / kernel.series, ignore_errors=True)

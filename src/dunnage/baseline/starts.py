@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
-from dunnage.baseline import probe_image, trial
+from dunnage.baseline import features, probe_image, trial
 from dunnage.baseline.report import FAIL, PASS, SKIP, WARN, Result
 from dunnage.host import fuse, site
 from dunnage.messages import escape
@@ -236,7 +236,9 @@ def image_file(front: Front, profile: str) -> Result:
     except trial.NoAnswer as silence:
         return Result("CHK-24", WARN, f"{silence}")
     if outcome.status == EXIT_CODE and not outcome.output:
-        return Result("CHK-24", PASS, f"exec -C in a SIF file: works, by {found}")
+        landlock = features.landlock()
+        alone = "" if landlock.startswith("ABI") else f"; Landlock, which would confine it: {landlock}"
+        return Result("CHK-24", PASS, f"exec -C in a SIF file: works, by {found}{alone}")
     return Result("CHK-24", WARN, str(outcome), outcome.fix())
 
 
