@@ -221,7 +221,9 @@ def test_configuration_of_the_image_stays(dunnage: Front, sources: dict[str, str
     (["x", "fifo"], "neither a directory nor an image file"),
     (["tree/x", "tree"], "part of the tree"), (["--sandbox", "tree/x", "tree"], "part of the tree"),
     (["", "tree"], "empty"), (["--sandbox", "oci:x", "tree"], "without --sandbox"),
-    (["oci:", "tree"], "it has no name"),
+    (["oci:", "tree"], "it has no name"), (["oci:x:../t", "tree"], "its tag"), (["oci:x:a b", "tree"], "its tag"),
+    (["oci-archive:x:t\n", "tree"], "its tag"), ([f"oci:x:{'t' * 300}", "tree"], "its tag"),
+    (["docker-archive:x:Some/name:t", "tree"], "lower case"), (["docker-archive:x:name:t t", "tree"], "is no tag"),
     (["nowhere/x", "tree"], "mkdir -p nowhere"), (["--mksquashfs-args", "-bogus", "x", "tree"], "mksquashfs-args"),
     (["--disable-cache", "--tmpdir", "nowhere", "x", "{}"], "TMPDIR"), (["--encrypt", "x", "tree"], "support"),
 ])

@@ -2,14 +2,19 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 from dunnage.errors import DunnageError
 from dunnage.messages import errno_name, escape
+from dunnage.oci import reference
 from dunnage.oci.forms import split
+from dunnage.oci.refusal import Refused
+from dunnage.oci.registries import Registries
 
 SIF, SANDBOX, SQUASHFS, OCI, OCI_ARCHIVE, DOCKER_ARCHIVE = (
     "sif", "sandbox", "squashfs", "oci", "oci-archive", "docker-archive")
+_LAYOUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@/+-]{0,254}")
 SQUASHFS_NAMES = (b".sqsh", b".squashfs", b".sqfs", b".sfs")
 
 
@@ -65,12 +70,26 @@ def target(text: bytes, sandbox: bool) -> Target:
                                f"write {scheme}:PATH[:NAME] without --sandbox")
         if scheme == DOCKER_ARCHIVE:
             name = name if not name or ":" in name else f"{name}:latest"
+        _check_name(scheme, name, text)
         return Target(scheme, path, name or ("" if scheme == DOCKER_ARCHIVE else "latest"))
     if not text:
         raise DunnageError("write the image", "its name is empty", "give a name")
     if sandbox:
         return Target(SANDBOX, text)
     return Target(SQUASHFS if text.endswith(SQUASHFS_NAMES) else SIF, text)
+
+
+def _check_name(scheme: str, name: str, text: bytes) -> None:
+    """No other tool would load an image by a name that the formats do not have. DunnageError."""
+    if scheme == DOCKER_ARCHIVE and name:
+        try:
+            reference.parse(f"docker://{name}", Registries())
+        except Refused as refused:
+            raise DunnageError(f"write '{escape(text)}'", refused.reason,
+                               "write docker-archive:PATH:NAME:TAG, and names in lower case") from None
+    elif name and not _LAYOUT_NAME.fullmatch(name):
+        raise DunnageError(f"write '{escape(text)}'", "its tag is none that a layout can have",
+                           "use at most 255 letters, digits and . _ : @ / + -, and begin with one of the first two")
 
 
 def _is_result(path: bytes) -> bool:
