@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: Voice) -> int:
     """Ends in the launcher, or with it where a terminal needs us; DunnageError when it does not come to that."""
+    parent = posix.getppid()  # before an image is fetched, which may take longer than it lives
     _check_descriptors(options, call.fd)
-    if not posix.getppid():
+    if not parent:
         _without_caller(options, voice)
+    caller = 0 if options.no_die_with_caller else parent
     obtained = None
     if is_elsewhere(words[0]):
         from dunnage.cli import obtaining
@@ -31,24 +33,24 @@ def main(call: Call, verb: bytes, options: Options, words: list[bytes], voice: V
         obtained = obtaining.obtained_to_run(call, verb, options, words[0], voice)
     terminals = () if options.share_tty else tuple(fd for fd in (0, 1, 2) if posix.isatty(fd))
     if terminals:
-        return _at_terminal(call, options, words, voice, terminals, obtained)
-    prepared, obtained = _prepared(call, options, words, voice, b"", obtained)
+        return _at_terminal(call, options, words, voice, terminals, caller, obtained)
+    prepared, obtained = _prepared(call, options, words, voice, caller, b"", obtained)
     plan = _plan(prepared, voice)
     if obtained is None or not obtained.passing:
         return start(plan, call.launcher, call.fd)
     from dunnage.cli import obtaining
 
-    return obtaining.stay(call, plan, obtained, 0 if options.no_die_with_caller else posix.getppid())
+    return obtaining.stay(call, plan, obtained, caller)
 
 
 def _at_terminal(
-    call: Call, options: Options, words: list[bytes], voice: Voice, terminals: tuple[int, ...],
+    call: Call, options: Options, words: list[bytes], voice: Voice, terminals: tuple[int, ...], caller: int,
     obtained: Obtained | None,
 ) -> int:
     from dunnage.launch import terminal
 
-    relay = terminal.Relay(terminals, 0 if options.no_die_with_caller else posix.getppid())
-    prepared, obtained = _prepared(call, options, words, voice, relay.name, obtained)
+    relay = terminal.Relay(terminals, caller)
+    prepared, obtained = _prepared(call, options, words, voice, posix.getpid(), relay.name, obtained)
     plan = _plan(prepared, voice)
     try:
         status = relay.run(call.launcher, arguments(plan, call.fd))
@@ -61,10 +63,10 @@ def _at_terminal(
 
 
 def _prepared(
-    call: Call, options: Options, words: list[bytes], voice: Voice, console: bytes, obtained: Obtained | None,
+    call: Call, options: Options, words: list[bytes], voice: Voice, pid: int, console: bytes,
+    obtained: Obtained | None,
 ) -> tuple[Prepared, Obtained | None]:
-    """Also the image, if it is not what was given."""
-    pid = posix.getpid() if console else posix.getppid()
+    """Also the image, if it is not what was given. `pid` is whoever starts it."""
     try:
         try:
             return prepare(call, b"payload", options, words, pid=pid, console=console, obtained=obtained), obtained

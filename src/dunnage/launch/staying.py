@@ -9,7 +9,6 @@ import os
 import signal
 
 from dunnage.launch.start import arguments, unusable
-from dunnage.launch.terminal import watched
 
 FORWARDED = frozenset((
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM,
@@ -21,28 +20,27 @@ TICK = 1.0  # seconds between two looks at the caller
 def run(plan: bytes, launcher: bytes, call_fd: int, caller: int) -> int:
     """The wait status of the launcher. DunnageError when it cannot be started.
 
-    caller  pid with whose end everything ends, 0 for nobody
+    caller  pid of our parent, with whose end everything ends; 0 for nobody
     """
-    caller_end = watched(caller)
     former = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     try:
         try:
             child = os.posix_spawn(launcher, arguments(plan, call_fd), {}, setsigmask=former)
         except OSError as error:
             raise unusable(launcher, error) from None
-        return _ended(child, caller if caller_end >= 0 else 0)
+        return _ended(child, caller)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _ended(child: int, caller: int) -> int:
-    """Its wait status, once it has ended. `caller` was our parent when it was looked at; it may be gone by now."""
+    """Its wait status, once it has ended."""
     while True:
-        info = signal.sigtimedwait(FORWARDED | {signal.SIGCHLD}, TICK) if caller else \
-            signal.sigwaitinfo(FORWARDED | {signal.SIGCHLD})
         if caller and os.getppid() != caller:
             os.kill(child, signal.SIGKILL)  # and all of the container ends with it
             caller = 0
+        info = signal.sigtimedwait(FORWARDED | {signal.SIGCHLD}, TICK) if caller else \
+            signal.sigwaitinfo(FORWARDED | {signal.SIGCHLD})
         if info is not None and info.si_signo != signal.SIGCHLD and info.si_code <= 0:  # not by the kernel
             os.kill(child, info.si_signo)
         while True:
