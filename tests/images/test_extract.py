@@ -129,6 +129,10 @@ MEANINGS: list[Any] = [
      {"usr": "/", "usr/lib": "/", "lib": "-> usr/lib"}),
     ("content after a hard link into a lower layer", [[file("a", "1")], [hard_link("b", "a"), file("c/d", "2")]],
      {"a": "1", "b": "1", "c": "/", "c/d": "2"}),
+    ("a layer that comes three times, also around one that undoes it",
+     [[directory("d"), file("d/f", "x"), hard_link("h", "d/f"), link("l", "d")], [file(".wh.d"), file(".wh.l")],
+      *[[directory("d"), file("d/f", "x"), hard_link("h", "d/f"), link("l", "d")]] * 2],
+     {"d": "/", "d/f": "x", "h": "x", "l": "-> d"}),
     ("the root made opaque", [BASE, [file("new"), file(".wh..wh..opq")]], {"new": ""}),
 ]
 

@@ -11,8 +11,10 @@ import pytest
 
 from dunnage.errors import DunnageError
 from dunnage.oci.forms import open_source
+from dunnage.oci.image import host_platform, resolve
 from dunnage.oci.layout import Layout, read_all
 from dunnage.oci.limits import Limits
+from dunnage.oci.source import Verified
 from images.making import INDEX, Image, Shelf, digest, document, file, layer
 from images.refusing import refused
 
@@ -241,4 +243,37 @@ def test_a_tag_is_looked_up_once(top: Path) -> None:
     found = source.root()
     shutil.rmtree(top)
     assert source.root() == found
+    source.close()
+
+
+# -- who writes to it meanwhile -----------------------------------------------------------------
+
+@pytest.mark.requirement("LAY-17", "LAY-23")
+@pytest.mark.parametrize("which", [digest(HELLO.manifest_data), digest(HELLO.config_data)], ids=["manifest", "config"])
+def test_document_that_changes_after_its_index_was_read_is_refused(top: Path, which: str) -> None:
+    source = opened(top)
+    source.root()
+    place = blob(top, which)
+    place.write_bytes(place.read_bytes().replace(b"sha256:", b"sha512:", 1))
+    with refused("LAY-17", "digest"):
+        resolve(source, host_platform(), LIMITS)
+    source.close()
+
+
+@pytest.mark.requirement("LAY-21", "LAY-23")
+@pytest.mark.parametrize("how", ["longer", "shorter", "other"])
+def test_layer_that_changes_while_it_is_read_is_refused(top: Path, how: str) -> None:
+    """In place: who replaces the file changes nothing for those who have it open."""
+    source = opened(top)
+    layer_of = resolve(source, host_platform(), LIMITS).manifest.layers[0]
+    reading = Verified(source.open(layer_of), layer_of)
+    assert len(reading.read(10)) == 10
+    with open(blob(top), "r+b") as file:
+        if how == "shorter":
+            file.truncate(20)
+        else:
+            file.seek(layer_of.size if how == "longer" else 20)
+            file.write(b"other")
+    with refused("LAY-21"):
+        read_all(reading, LIMITS.blob)
     source.close()
