@@ -477,6 +477,20 @@ def test_full_disk_is_named_and_nothing_stays(place: Place) -> None:
     assert place.names() == []
 
 
+@requirement("LAY-115")
+def test_next_result_beside_a_path_removes_what_the_killed_left(tmp_path: Path) -> None:
+    """And nothing of those who live."""
+    def leave() -> None:
+        fill_tree(staging.beside(os.fsencode(tmp_path / "out")), "x")
+        os._exit(0)
+
+    with staging.beside(os.fsencode(tmp_path / "other")) as living_one:
+        assert ended(forked(leave)) == 0
+        assert len(os.listdir(tmp_path)) == 2
+        with staging.beside(os.fsencode(tmp_path / "out")) as grown:
+            assert set(os.listdir(tmp_path)) == {os.fsdecode(living_one.own_name), os.fsdecode(grown.own_name)}
+
+
 def test_result_beside_a_path(tmp_path: Path) -> None:
     with staging.beside(os.fsencode(tmp_path / "out.sif")) as grown:
         fill_file(grown, "new")

@@ -172,7 +172,10 @@ class Staging:
 
 
 def beside(path: bytes, goal: str = "") -> Staging:
-    """For a result at `path`. DunnageError if its directory does not exist or nothing can be made there."""
+    """For a result at `path`. DunnageError if its directory does not exist or nothing can be made there.
+
+    What others left there when they were killed goes now: nobody else comes to such places.
+    """
     above, _, name = path.rstrip(b"/").rpartition(b"/")
     place = above or (b"/" if path.startswith(b"/") else b".")
     if name in (b"", b".", b".."):
@@ -186,6 +189,8 @@ def beside(path: bytes, goal: str = "") -> Staging:
             remedy(why) or f"make it: `mkdir -p {escape(place)}`",
         ) from None
     try:
+        with contextlib.suppress(OSError):
+            collect(parent)
         return Staging(parent, name, goal)
     finally:
         os.close(parent)
