@@ -20,6 +20,7 @@ PIECE = 1 << 20
 OCI = "application/vnd.oci.image."
 TITLE = "org.opencontainers.image.ref.name"
 BLOBS = b"blobs/sha256/"
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,6 @@ def index(manifest_data: bytes, tag: str, platform: dict[str, str]) -> bytes:
     })
 
 
-LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-
-
 def write_layout(place: int, tree: Contents, tag: str, *, compress: bool = True) -> tuple[str, list[str]]:
     """Into an empty directory, open; the manifest's digest, and warnings."""
     blobs = _directory(_directory(place, b"blobs"), b"sha256", close=True)
@@ -166,7 +164,7 @@ def _layout(blob: Blob, tree: Contents, tag: str, *, compress: bool) -> tuple[st
     config_data = config(blob, tree)
     manifest_data = manifest(blob, config_data, compress=compress)
     return str(sha256(manifest_data)), [
-        (b"oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), (b"index.json", index(manifest_data, tag, tree.platform)),
+        (b"oci-layout", LAYOUT), (b"index.json", index(manifest_data, tag, tree.platform)),
         *sorted((BLOBS + _name(str(sha256(data))), data) for data in (config_data, manifest_data)),
     ]
 
