@@ -196,7 +196,6 @@ class Store:
                 lock = os.open(USED, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
                 _shared(lock)
                 if not _is(self._images, key, directory):  # it was taken out in between
-                    os.close(lock)
                     continue
                 record = _record(directory)
                 if record is not None and not self._survived(directory, record):
@@ -214,7 +213,11 @@ class Store:
                     os.close(directory)
                 if lock >= 0:
                     os.close(lock)
-            if not self._taken_out(key):
+            try:
+                removed = self._taken_out(key)
+            except FileNotFoundError:
+                continue  # somebody else did it
+            if not removed:
                 raise DunnageError(
                     f"use the cache '{escape(self.place)}'", f"the entry {key.decode()} is damaged, and in use",
                     "end what uses it, or use another cache: APPTAINER_CACHEDIR=DIR")
