@@ -18,6 +18,7 @@ NUMBERS = {
     "landlock_create_ruleset": 444,
     "renameat2": {"x86_64": 316, "aarch64": 276}.get(os.uname().machine, -1),
     "flock": {"x86_64": 73, "aarch64": 32}.get(os.uname().machine, -1),
+    "mkdirat": {"x86_64": 258, "aarch64": 34}.get(os.uname().machine, -1),
     "linkat": {"x86_64": 265, "aarch64": 37}.get(os.uname().machine, -1),
     "pwrite64": {"x86_64": 18, "aarch64": 68}.get(os.uname().machine, -1),
     "keyctl": {"x86_64": 250, "aarch64": 219}.get(os.uname().machine, -1),

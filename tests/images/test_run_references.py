@@ -374,6 +374,23 @@ def test_full_disk_is_named_and_nothing_stays(account: Account, shelf: dict[str,
     assert escape(os.fsencode(small)) in done.err
 
 
+@requirement("LAY-117")
+def test_file_is_made_although_the_cache_is_full(account: Account, shelf: dict[str, str], tmp_path: Path) -> None:
+    need("user namespaces")
+    small = tmp_path / "small"
+    small.mkdir()
+    script = 'mount -t tmpfs -o size=300k,mode=700 tmpfs "$1" && shift && "$@"; status=$?; ls -A "$KEPT"; exit $status'
+    done = account.front(
+        "pull", tmp_path / "image.sif", shelf["oci"], cwd=tmp_path,
+        env={**account.env, "APPTAINER_CACHEDIR": str(small), "KEPT": str(small / "dunnage" / "images")},
+        wrap=["/usr/bin/unshare", "--user", "--map-current-user", "--mount", "--keep-caps", "sh", "-c", script, "sh",
+              small])
+    assert done.status == 0 and not done.out and "going on without the cache" in done.err, done
+    with open(tmp_path / "image.sif", "rb") as made:
+        assert b"SIF_MAGIC" in made.read(64)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".dunnage-")]
+
+
 # -- nothing is to be kept -----------------------------------------------------------------------
 
 @pytest.fixture

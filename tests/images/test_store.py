@@ -1,6 +1,7 @@
 """The store of images: one copy for all processes, never incomplete or too large, nobody else's (LAY-113, LAY-114)."""
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,8 +19,10 @@ from containers.features import need
 from dunnage.errors import DunnageError
 from dunnage.oci import store as stores
 from dunnage.oci.digest import Digest, sha256
+from dunnage.oci.limits import Limits
 from dunnage.oci.progress import Silence
 from dunnage.oci.refusal import Refused
+from dunnage.oci.room import Full, Room
 from dunnage.oci.store import Details, Held, Store
 from images import namespaces
 from images.apart import ended, forked, killed, living, without
@@ -411,6 +414,188 @@ def test_store_that_cannot_be_written_any_more_gives_what_it_has(place: Path, st
     finally:
         for path in (place, place / "images", place / "images" / key().decode()):
             path.chmod(0o700)
+
+
+# -- no room -------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+class Greedy(Store):
+    """Takes the whole disk, as where a quota counts that the file system says nothing of."""
+
+    def bound(self) -> int:
+        return self.limit
+
+
+class Large(Maker):
+    """Two files of the size. Fails where there is no room, as unpacking does."""
+
+    def __call__(self, entry: int) -> Details:
+        try:
+            return super().__call__(entry)
+        except OSError as error:
+            raise Room(entry, Limits()).explained(error, b"large", self.size) from None
+
+
+def on_a_small_disk(tmp_path: Path, size: int, function: Callable[[Path], None]) -> None:
+    need("user namespaces")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def act() -> None:
+        namespaces.mount_tmpfs(disk, f"size={size}")
+        function(disk)
+
+    assert ended(forked(act, namespaces.enter)) == 0
+
+
+def used_before(place: Path, text: str, days: int) -> None:
+    then = time.time() - days * 86400
+    os.utime(place / "images" / key(text).decode() / "used", (then, then))
+
+
+@pytest.mark.kernel
+@requirement("LAY-117", "LAY-114")
+def test_what_was_not_used_for_longest_gives_way_where_the_disk_is_full(tmp_path: Path) -> None:
+    """Nobody knew how large it would be, so that nothing went before."""
+    def act(disk: Path) -> None:
+        small, large = Large(tmp_path / "small", MIB), Large(tmp_path / "large", 2 * MIB)
+        with Greedy(os.fsencode(disk / "cache"), limit=1 << 40) as store:
+            for number, text in enumerate("abc"):
+                made(store, small, text).close()
+                used_before(disk / "cache", text, 30 - number)
+            told = Noted()
+            with store.obtain(key("new"), large, told)[0] as held:
+                assert (Path(os.fsdecode(held.path)) / "large").stat().st_size == 2 * MIB
+            assert large.times == 2 and len(told.notes) == 1 and "ENOSPC" in told.notes[0]
+            assert names(disk / "cache") == sorted(key(text).decode() for text in ("b", "c", "new"))
+            assert all(store.verify(key(text)) == "" for text in ("b", "c", "new"))
+
+    on_a_small_disk(tmp_path, 9 * MIB, act)
+
+
+@pytest.mark.kernel
+@requirement("LAY-117")
+def test_disk_that_others_filled_to_the_last_byte_does_not_keep_images(tmp_path: Path) -> None:
+    """There is not even room for the directory in which things are removed otherwise."""
+    def act(disk: Path) -> None:
+        with Greedy(os.fsencode(disk / "cache"), limit=1 << 40) as store:
+            made(store, Large(tmp_path / "large", MIB), "a").close()
+            _fill(disk / "others")
+            made(store, Large(tmp_path / "small", MIB // 2), "b").close()
+            assert names(disk / "cache") == [key("b").decode()] and not os.listdir(disk / "cache" / "locks")
+
+    on_a_small_disk(tmp_path, 4 * MIB, act)
+
+
+@pytest.mark.kernel
+@requirement("LAY-117", "LAY-118")
+def test_what_is_in_use_does_not_give_way_and_the_error_is_told(tmp_path: Path) -> None:
+    def act(disk: Path) -> None:
+        maker = Large(tmp_path / "counted", MIB)
+        with Greedy(os.fsencode(disk / "cache"), limit=1 << 40) as store, made(store, maker, "a") as held:
+            _fill(disk / "others")
+            with pytest.raises(Full, match="ENOSPC"):
+                made(store, maker, "b")
+            assert names(disk / "cache") == [key("a").decode()] and not os.listdir(disk / "cache" / "locks")
+            assert store.verify(key("a")) == "" and os.listdir(held.path)
+            (disk / "others").unlink()
+            made(store, maker, "b").close()
+
+    on_a_small_disk(tmp_path, 6 * MIB, act)
+
+
+@requirement("LAY-117")
+def test_second_time_without_room_is_the_last(store: Store, place: Path, maker: Maker) -> None:
+    def fail(entry: int) -> Details:
+        maker(entry)
+        raise OSError(errno.EDQUOT, "")
+
+    for text in "abc":
+        made(store, maker, text).close()
+    times = maker.times
+    with pytest.raises(Full, match="quota"):
+        store.obtain(key("new"), fail, Silence(), 1)
+    assert maker.times == times + 2
+    assert names(place) == sorted(key(text).decode() for text in "bc"), "one gave way: that is what was expected"
+
+
+@requirement("LAY-118")
+@pytest.mark.parametrize("error", [Refused("LAY-21", "wrong digest"), OSError(errno.EIO, ""), DunnageError("x", "y")],
+                         ids=lambda error: type(error).__name__)
+def test_nothing_gives_way_for_other_errors(store: Store, place: Path, maker: Maker, error: Exception) -> None:
+    def fail(entry: int) -> Details:
+        raise error
+
+    made(store, maker).close()
+    with pytest.raises((DunnageError, type(error))):
+        store.obtain(key("new"), fail, Silence(), 1)
+    assert names(place) == [key().decode()]
+
+
+@pytest.mark.kernel
+@requirement("LAY-114", "LAY-117")
+def test_sixteen_at_once_on_a_disk_for_three(tmp_path: Path) -> None:
+    """Each has its image, or is told that there is no room; whatever stays is whole."""
+    def act(disk: Path) -> None:
+        place = disk / "cache"
+
+        def fetch(number: int) -> None:
+            with Greedy(os.fsencode(place), limit=1 << 40) as store:
+                try:
+                    with made(store, Large(tmp_path / f"counted{number}", MIB), str(number % 8)) as held:
+                        assert (Path(os.fsdecode(held.path)) / "large").stat().st_size == MIB
+                except Full:
+                    pass
+
+        with Greedy(os.fsencode(place), limit=1 << 40) as store:
+            made(store, Large(tmp_path / "old", MIB), "old").close()
+            for child in [forked(lambda number=number: fetch(number)) for number in range(16)]:  # type: ignore[misc]
+                assert ended(child) == 0
+            assert not os.listdir(place / "locks")
+            found = names(place)
+            assert found and not any(name.startswith(".") for name in found)
+            assert all(store.verify(os.fsencode(name)) == "" for name in found)
+
+    on_a_small_disk(tmp_path, 7 * MIB, act)
+
+
+@requirement("LAY-116", "LAY-117")
+@pytest.mark.slow
+def test_removal_without_room_can_be_killed_and_is_done_by_the_next(store: Store, place: Path, maker: Maker) -> None:
+    def full() -> None:
+        deny(["mkdirat"], errno.ENOSPC)
+
+    made(store, maker).close()
+    finds = set()
+    for _ in killed(lambda: store.remove(key()), full):
+        held = store.find(key())
+        finds.add(held is not None)
+        if held is not None:
+            with held:
+                assert store.verify(key()) == ""
+        else:
+            assert names(place) == []
+            made(store, maker).close()
+    assert finds == {True, False} and names(place) == []
+
+
+class Noted(Silence):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def _fill(path: Path) -> None:
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
 
 
 # -- damage --------------------------------------------------------------------------------------

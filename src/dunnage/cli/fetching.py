@@ -22,6 +22,7 @@ from dunnage.image.reference import Reference
 from dunnage.oci.forms import open_source
 from dunnage.oci.image import Image, resolve, wanted_platform
 from dunnage.oci.refusal import Refused
+from dunnage.oci.room import Full
 from dunnage.oci.source import Source
 from dunnage.oci.staging import in_order
 
@@ -76,8 +77,14 @@ def made(call: Call, verb: str, text: bytes, goal: Target, options: Options, dis
 
     policy = policy_of(options, display)
     ways = wishes(call, options, display, policy)
+    held = None
     if goal.form in (SIF, SQUASHFS) and not options.disable_cache and _cache_works(policy, call, options, display):
-        with closing(obtain(text, verb, options, policy, call.environment, display, runs=False)) as held:
+        try:
+            held = obtain(text, verb, options, policy, call.environment, display, runs=False)
+        except Full as full:
+            display.info(f"going on without the cache: cannot {full.what}: {full.why}")
+    if held is not None:
+        with closing(held):
             found = os.stat(held.path)
             if stat.S_ISDIR(found.st_mode):
                 convert.from_directory(held.path, goal, ways, ours=True)

@@ -26,7 +26,7 @@ from dunnage.oci.limits import MIB, Limits
 from dunnage.oci.notes import Notes
 from dunnage.oci.progress import Progress, Silence
 from dunnage.oci.refusal import Refused, escape
-from dunnage.oci.room import Room
+from dunnage.oci.room import Full, Room
 from dunnage.oci.source import Source
 from dunnage.oci.tree import PLACE, remove
 
@@ -228,7 +228,8 @@ class _Extraction:
                 f"unpack layer {self._layers[child.number].digest.short}", f"the process that did it {how}",
                 "try again; the machine, or a limit of the batch system, may have too little memory") from None
         if "failed" in answer:
-            raise DunnageError(*answer["failed"])
+            what, why, fix = answer["failed"]
+            raise Full(what, why, fix, answer["missing"]) if "missing" in answer else DunnageError(what, why, fix)
         if "refused" in answer:
             rule, reason, hint, entry = answer["refused"]
             refused = Refused(rule, reason, hint, None if entry is None else entry.encode("latin-1"))

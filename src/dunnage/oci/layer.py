@@ -19,7 +19,7 @@ from dunnage.oci.journal import Journal
 from dunnage.oci.limits import MIB, Limits, exceeded
 from dunnage.oci.notes import Notes
 from dunnage.oci.refusal import Refused
-from dunnage.oci.room import Room
+from dunnage.oci.room import Full, Room
 from dunnage.oci.source import Source, Verified
 from dunnage.oci.tree import PLACE
 
@@ -109,12 +109,18 @@ def _answer(around: Surroundings, descriptor: Descriptor, diff_id: Digest, numbe
         entry = None if refused.entry is None else refused.entry.decode("latin-1")
         return {"refused": [refused.rule, refused.reason, refused.hint, entry], "mirrors": refused.mirrors}
     except DunnageError as failed:
-        return {"failed": [failed.what, failed.why, failed.fix]}
+        return _failed(failed)
     except OSError as error:
-        trouble = around.room.explained(error, b"", 0)
-        return {"failed": [trouble.what, trouble.why, trouble.fix]}
+        return _failed(around.room.explained(error, b"", 0))
     except MemoryError:
         return {"refused": ["LAY-143", "the layer needs too much memory", "", None]}
+
+
+def _failed(error: DunnageError) -> dict[str, Any]:
+    found: dict[str, Any] = {"failed": [error.what, error.why, error.fix]}
+    if isinstance(error, Full):
+        found["missing"] = error.missing
+    return found
 
 
 class _Layer:

@@ -17,6 +17,14 @@ MACHINE = (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, err
            errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENOENT)
 
 
+class Full(DunnageError):
+    """There is no room, or no quota, for so many `missing` bytes, as far as known. Removing something may help."""
+
+    def __init__(self, what: str, why: str, fix: str, missing: int = 0) -> None:
+        super().__init__(what, why, fix)
+        self.missing = missing
+
+
 class Room:
     """Of the file system that the open directory lies on."""
 
@@ -30,7 +38,8 @@ class Room:
         free = found.f_bavail * found.f_frsize
         kept = max(self._limits.free, int(found.f_blocks * found.f_frsize * self._limits.free_share))
         if free - needed < kept:
-            raise self._error(f"{needed + kept} bytes are needed, {kept} of them to stay free, and {free} are free")
+            raise self._error(f"{needed + kept} bytes are needed, {kept} of them to stay free, and {free} are free",
+                              needed + kept - free)
 
     def explained(self, error: OSError, entry: bytes, size: int) -> DunnageError:
         """What kept an entry of so many bytes from being made."""
@@ -49,15 +58,14 @@ class Room:
         free = found.f_bavail * found.f_frsize
         if number == errno.EDQUOT:
             return self._error(f"EDQUOT, the quota is used up: at least {needed} bytes more are needed "
-                               f"({free} bytes are free for all users)")
+                               f"({free} bytes are free for all users)", needed)
         if free and found.f_files and not found.f_favail:
-            return self._error("ENOSPC, it takes no more files")
-        return self._error(f"ENOSPC, at least {max(needed, 1)} bytes more are needed, and {free} are free")
+            return self._error("ENOSPC, it takes no more files", needed)
+        return self._error(f"ENOSPC, at least {max(needed, 1)} bytes more are needed, and {free} are free", needed)
 
-    def _error(self, why: str) -> DunnageError:
-        return DunnageError(
-            f"write into the file system at {self._where()}", why,
-            "make room, or choose another place for images and caches")
+    def _error(self, why: str, missing: int) -> Full:
+        return Full(f"write into the file system at {self._where()}", why,
+                    "make room, or choose another place for images and caches", missing)
 
     def _where(self) -> str:
         """Where it is mounted, for people."""

@@ -26,6 +26,7 @@ from types import FrameType, TracebackType
 
 from dunnage.errors import DunnageError
 from dunnage.messages import errno_name, escape, remedy
+from dunnage.oci.room import Full
 from dunnage.oci.tree import remove
 
 PREFIX = b".dunnage-"
@@ -518,8 +519,9 @@ def unwritable(error: OSError, directory: int) -> DunnageError:
         free = found.f_bavail * found.f_frsize
         why += (f", the file system is full: {free} bytes and {found.f_favail} inodes are free" if why == "ENOSPC"
                 else ", your quota there is used up")
-        fix = "remove what is not needed: `dunnage cache clean`, or use another place"
-    elif why == "EROFS":
+        return Full(f"write in '{place}'", why,
+                    "remove what is not needed: `dunnage cache clean`, or use another place")
+    if why == "EROFS":
         why, fix = "EROFS, the file system is mounted read-only", "choose another place"
     elif why in ("EACCES", "EPERM"):
         why, fix = f"{why}, your account may not write there", "choose another place"

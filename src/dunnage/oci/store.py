@@ -30,7 +30,9 @@ from dunnage.oci.digest import Digest, parse, sha256
 from dunnage.oci.limits import GIB
 from dunnage.oci.progress import Progress
 from dunnage.oci.refusal import Refused
+from dunnage.oci.room import Full
 from dunnage.oci.staging import NEW_FILE, PLACE, UNLOCKABLE, Staging
+from dunnage.oci.tree import remove
 
 FORMAT = 1  # of entries: part of their keys, so that what another version made is not found
 # Enough for the images of a working week, and what most home directories have room for; of a small file system half of
@@ -230,9 +232,21 @@ class Store:
         One process makes an entry; others that want it wait. Who dies leaves it to the next (LAY-114).
 
         make      fills an open, empty directory with what `CONTENT` names, and may put documents beside it. What it
-                  raises ends the attempt; then nothing stays
+                  raises ends the attempt; then nothing stays. It gets another one where the place was full, and
+                  others could be taken out (LAY-117)
         expected  bytes that the entry will have, as far as known: others are taken out before
         """
+        try:
+            return self._obtained(key, make, progress, expected)
+        except Full as full:
+            if not self._gave_way(expected + full.missing):
+                raise
+            progress.note(f"cannot {full.what}: {full.why}: trying again without images that were not used for longest")
+            return self._obtained(key, make, progress, expected)
+
+    def _obtained(
+        self, key: bytes, make: Callable[[int], Details], progress: Progress, expected: int,
+    ) -> tuple[Held, bool]:
         lock, told = -1, False
         while lock < 0:
             held = self.find(key)
@@ -281,6 +295,14 @@ class Store:
             self.collect()
             self.evict(max(0, self.bound() - expected))
             self._tag()
+
+    def _gave_way(self, size: int) -> bool:
+        """Take out entries of so many bytes, as far as there are; False if none could be."""
+        with contextlib.suppress(OSError, DunnageError):
+            self.collect()
+        with contextlib.suppress(OSError, DunnageError):
+            return bool(self.evict(sum(entry.size for entry in self.entries()) - max(size, 1)))
+        return False
 
     def _survived(self, directory: int, record: Record) -> bool:
         """Is an entry whole that this machine wrote before it was started anew? Looked at once."""
@@ -421,7 +443,12 @@ class Store:
                 return False
             if not _is(self._images, key, directory):
                 return False
-            with Staging(self._images, key, "removing an image") as area:
+            try:
+                area = Staging(self._images, key, "removing an image")
+            except Full:
+                self._removed_there(key, directory)
+                return True
+            with area:
                 os.rename(key, staging.RESULT, src_dir_fd=self._images, dst_dir_fd=area.directory)
                 if lock >= 0:  # nobody finds it any more
                     os.close(lock)
@@ -431,6 +458,20 @@ class Store:
             os.close(directory)
             if lock >= 0:
                 os.close(lock)
+
+
+    def _removed_there(self, key: bytes, directory: int) -> None:
+        """Where there is no room for a directory to do it in. Without its record an entry is as if it were not there,
+        whenever we die; who looks for it waits for its lock."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(RECORD, dir_fd=directory)
+        for name in staging.names(directory):
+            if name != USED:
+                remove(directory, name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(USED, dir_fd=directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(key, dir_fd=self._images)
 
 
 # -- entries -------------------------------------------------------------------------------------
