@@ -105,6 +105,7 @@ class Outer:
     def podman(self, *options: str) -> Command:
         binds = " ".join(f"-v {path}:{path}:ro" for path in self.shown)
         return self._with_own_cgroup(
+            "mount -t tmpfs tmpfs /dev/shm\n"  # its locks are not to be those of another run, or of another account
             f"mount -t tmpfs tmpfs /run\nmkdir -m 700 /run/user\nexport XDG_RUNTIME_DIR=/run/user HOME={self.top}\n"
             f"exec podman --root {self.top}/storage --runroot /run/podman --storage-driver vfs --events-backend=none "
             "--cgroup-manager=cgroupfs run --rm --cgroups=disabled --network=host --ulimit nofile=1024:1024 "
