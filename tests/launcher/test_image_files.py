@@ -254,7 +254,10 @@ def test_many_at_once_leave_nothing(launcher: Launcher, image: Path, tmp_path: P
     file = squashfs(tmp_path / "image", image)
     made = [of_file(file, "cat /file", **(CONTAINED if number % 2 else {})) for number in range(50)]
     for process in [launcher.start(each) for each in made]:
-        assert finish(process).well().out == "f\n"
+        done = finish(process)
+        assert done.status == 0 and done.out == "f\n", done
+        # what is said after ten seconds, which an emulated machine may need for so many
+        assert not done.err or (done.err.count("\n") == 1 and "still waiting for the image" in done.err), done
     assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and str(file) in descriptors(int(pid)).values()]
 
 
