@@ -316,3 +316,15 @@ def test_memory_stays_bounded_whatever_the_ratio(library: str) -> None:
     total, mebibytes = map(int, done.stdout.split())
     assert total >= TOO_MUCH
     assert mebibytes < 200
+
+
+@pytest.mark.parametrize("first", ["inflate._zstandard()", "zstandard.ZstdError"])
+def test_reader_of_squashfs_and_that_of_layers_share_one_library(first: str) -> None:
+    """Loaded twice, the errors of one are not caught by the other."""
+    pytest.importorskip("zstandard")
+    code = ("from dunnage.image import inflate; "
+            + ("import zstandard; " if first.startswith("zstandard") else "")
+            + f"{first}; import zstandard; print(inflate._zstandard().ZstdError is zstandard.ZstdError)")
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True,
+                          env={"PYTHONPATH": str(SOURCES)})
+    assert done.stdout == "True\n"

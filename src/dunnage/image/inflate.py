@@ -87,6 +87,9 @@ def _zstd() -> Inflate:
 
 def _zstandard() -> Any:
     """The library's compiled half, if it is where Pythons usually have it: the rest of it takes 8 ms to import."""
+    known = sys.modules.get("zstandard.backend_c")  # loaded twice, its errors would no longer be those of the first
+    if known is not None:
+        return known
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     beside = __file__.rpartition("/dunnage/")[0]
     places = [f"{place}/zstandard" for place in (
@@ -99,6 +102,7 @@ def _zstandard() -> Any:
                 found = spec.loader.create_module(spec)
                 if found is not None:
                     spec.loader.exec_module(found)
+                    sys.modules[spec.name] = found
                     return found
     from dunnage import libraries
 
