@@ -225,7 +225,7 @@ static void begin_limits(void) {
 	executed = true;
 	phase_ended(FACT_EXECUTED_US);
 	if (record) {
-		wall_end = milliseconds() + (int64_t)number(record, ARG_WALL_TIME_MILLISECONDS);
+		wall_end = milliseconds() + (int64_t)number(record, ARG_WALL_TIME_MILLISECONDS) + 1; /* never before */
 		wall_grace = (int64_t)number(record, ARG_WALL_TIME_GRACE);
 		wake_up_at(wall_end);
 	}
