@@ -16,7 +16,8 @@ python=${PYTHON:-/usr/bin/python3}
 if [ "$(id -u)" != 0 ] && [ -w "$tree" ] && [ -w "$tree/launcher" ] && [ -w "$tree/src/dunnage" ]; then
 	cd "$tree"
 	make --no-print-directory build "PYTHON=$python"
-	DUNNAGE_WHEELS=$venv/wheels exec "$venv/bin/python" -m pytest "$@"
+	# Not in /tmp, which some tests cover by another one.
+	TMPDIR=${TMPDIR:-/var/tmp} DUNNAGE_WHEELS=$venv/wheels exec "$venv/bin/python" -m pytest "$@"
 fi
 
 work=$(mktemp -d /var/tmp/dunnage-test.XXXXXX)
