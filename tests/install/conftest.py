@@ -47,8 +47,17 @@ def run(*command: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pristine copy of this tree, in a directory whose name has a blank."""
     copy = tmp_path_factory.mktemp("clone") / "source tree"
-    leave = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "build", "dist", "__pycache__")
-    shutil.copytree(TOP, copy, ignore=leave, symlinks=True)
+    return pristine(TOP, copy)
+
+
+def pristine(tree: Path, copy: Path) -> Path:
+    """Copy a source tree, or a part of it, without what was made in it."""
+    anywhere = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__")
+
+    def made(directory: str, names: list[str]) -> set[str]:
+        return anywhere(directory, names) | ({"build", "dist"} if "Makefile" in names else set())
+
+    shutil.copytree(tree, copy, ignore=made, symlinks=True)
     return copy
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from containers.launch import TIMEOUT
 
+from .conftest import pristine
+
 TOP = Path(__file__).resolve().parents[2]
 
 
@@ -18,7 +20,7 @@ def tree(tmp_path: Path) -> Path:
     """The parts of the source tree that the demo needs, so that it finds no other build to wait for."""
     place = tmp_path / "tree"
     for part in ("demo", "packaging", "launcher", "src", "docs"):
-        shutil.copytree(TOP / part, place / part, ignore=shutil.ignore_patterns("__pycache__", "build"), symlinks=True)
+        pristine(TOP / part, place / part)
     shutil.copy(TOP / "Makefile", place)
     return place
 

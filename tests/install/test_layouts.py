@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,7 +13,7 @@ import pytest
 
 from dunnage import __version__
 
-from .conftest import run
+from .conftest import pristine, run
 from .test_front import HOSTILE, STREAMS
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("install")]
@@ -38,8 +37,7 @@ def listing(directory: Path) -> list[str]:
 @pytest.fixture(scope="session")
 def read_only_tree(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A clone that belongs to somebody else."""
-    copy = tmp_path_factory.mktemp("foreign") / "source tree"
-    shutil.copytree(tree, copy, ignore=shutil.ignore_patterns("build", "__pycache__"))
+    copy = pristine(tree, tmp_path_factory.mktemp("foreign") / "source tree")
     must("chmod", "-R", "a-w", copy)
     yield copy
     must("chmod", "-R", "u+w", copy)
@@ -204,6 +202,15 @@ def test_nothing_is_compiled_at_the_first_start(installed: Installed) -> None:
     assert installed.byte_code() == installed.compiled
 
 
+def test_images_can_be_built_by_every_layout(dunnage: Path, tmp_path: Path) -> None:
+    """Whose modules are none that another verb loads."""
+    (tmp_path / "tree").mkdir()
+    done = run(dunnage, "build", tmp_path / "new.tar", "nothing.sif", cwd=tmp_path)
+    assert done.returncode == 255 and b"nothing.sif" in done.stderr and b"it does not exist" in done.stderr, done
+    done = run(dunnage, "build", f"oci-archive:{tmp_path}/new.tar", tmp_path / "tree", env={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0 and (tmp_path / "new.tar").stat().st_size, done
+
+
 @pytest.mark.requirement("R17")
 def test_python_api_finds_the_launcher_of_its_layout(installed: Installed) -> None:
     """As a pilot imports it: from the virtual environment, or with the package's directory in its path."""
@@ -270,8 +277,7 @@ def test_make_alone_lists_what_can_be_done(tree: Path) -> None:
 
 
 def test_clean_leaves_the_tree_as_it_was(tree: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(tree, copy, ignore=shutil.ignore_patterns("build", "__pycache__"))
+    copy = pristine(tree, tmp_path / "copy")
     before = listing(copy)
     must("make", "-C", copy, "build")
     assert listing(copy) != before
