@@ -459,7 +459,6 @@ class Store:
             if lock >= 0:
                 os.close(lock)
 
-
     def _removed_there(self, key: bytes, directory: int) -> None:
         """Where there is no room for a directory to do it in. Without its record an entry is as if it were not there,
         whenever we die; who looks for it waits for its lock."""
