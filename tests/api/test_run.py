@@ -130,12 +130,14 @@ def test_time_out_ends_the_payload_and_keeps_its_output(plain: dunnage.Payload) 
     assert (caught.value.receipt.failure_class, caught.value.receipt.signal) == ("killed", 9)
 
 
-def test_wait_and_communicate_go_on_after_their_time(plain: dunnage.Payload) -> None:
-    with dunnage.Popen(plain, sh("echo a; read x; echo b$x"), stdin=PIPE, stdout=PIPE) as process:
+def test_wait_and_communicate_go_on_after_their_time(plain: dunnage.Payload, tmp_path: Path) -> None:
+    script = "echo a; until [ -e go ]; do sleep 0.05; done; echo b"  # not by its input, which communicate() closes
+    with dunnage.Popen(plain, sh(script), stdin=PIPE, stdout=PIPE, job=tmp_path) as process:
         with pytest.raises(dunnage.TimeoutExpired):
             process.wait(0.2)
         with pytest.raises(dunnage.TimeoutExpired):
             process.communicate(timeout=0)
+        (tmp_path / "go").touch()
         assert process.communicate(timeout=60) == (b"a\nb\n", None)
         assert process.returncode == 0
         assert process.wait() == process.poll() == 0
