@@ -164,6 +164,8 @@ def test_a_damaged_record_is_one_message(dunnage: Front, here: Path, image: str,
         done = build(dunnage, here, *arguments(form, here / "result"), "tree")
         assert done.refused().startswith("dunnage: cannot read the record 'oci-owners.json': it is damaged"), done
         assert listing(here) == {"tree"}
+    os.truncate(place, 1 << 40)
+    assert "it is damaged" in build(dunnage, here, *arguments(form, here / "result"), "tree").refused()
     place.unlink()
     os.mkfifo(place)
     done = build(dunnage, here, *arguments(form, here / "result"), "tree")

@@ -16,6 +16,7 @@ alone (`write_files`).
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from dunnage.oci.extract import Report
 
 VERSION = 1
+LARGEST = 64 << 20  # bytes of a record that is read: about a million files
 LINE = 8 << 20  # bytes of a line that is read: one has the names of all attributes of a file
 FILES, LAST, END = b' "files": {\n', b" }\n", b"}\n"
 _PLAIN = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]*")
@@ -110,10 +112,26 @@ def _described(note: Note) -> dict[str, Any]:
 
 def read(directory: int, name: bytes) -> Record:
     """FileNotFoundError; DunnageError if it cannot be read, or is not one that this version knows."""
+    with _opened(directory, name) as file:
+        return Record(_head_of(file), {note.path: note for note in _files_of(file)})
+
+
+def read_files(directory: int, name: bytes) -> Iterator[Note]:
+    """Of the files alone, one after the other: an image may have brought very many."""
+    with _opened(directory, name) as file:
+        _head_of(file)
+        yield from _files_of(file)
+
+
+@contextlib.contextmanager
+def _opened(directory: int, name: bytes) -> Iterator[IO[bytes]]:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with open(os.open(name, flags, dir_fd=directory), "rb") as file:
-            return _parsed(file)
+            if os.fstat(file.fileno()).st_size > LARGEST:
+                raise ValueError("it is too large")
+            yield file
+            return
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -123,7 +141,7 @@ def read(directory: int, name: bytes) -> Record:
     raise DunnageError(f"read the record '{escape(name)}'", why, "unpack the image anew, or remove the record")
 
 
-def _parsed(file: IO[bytes]) -> Record:
+def _head_of(file: IO[bytes]) -> dict[str, Any]:
     head = bytearray()
     for line in _lines(file):
         if line == FILES:
@@ -131,19 +149,20 @@ def _parsed(file: IO[bytes]) -> Record:
         head += line
         if len(head) > LINE:
             raise ValueError("its beginning is too long")
-    data = json.loads(head.rstrip(b",\n") + b"}")
+    data: dict[str, Any] = json.loads(head.rstrip(b",\n") + b"}")
     if data["version"] != VERSION:
         raise ValueError("it is of another version")
-    files = {}
+    return data
+
+
+def _files_of(file: IO[bytes]) -> Iterator[Note]:
     for line in _lines(file):
         if line == LAST:
             break
         [item] = json.loads(b"{" + line.rstrip(b",\n") + b"}").items()
-        note = _note(item)
-        files[note.path] = note
+        yield _note(item)
     if file.read(len(END) + 1) != END:
         raise ValueError("it ends too early, or goes on")
-    return Record(data, files)
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

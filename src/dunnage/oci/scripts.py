@@ -172,7 +172,7 @@ def owners(root: int) -> dict[bytes, Owner]:
     tree = Tree(root)
     try:
         here = tree.walk(PLACE, OWNERS, make=False)
-        return notes.owners(record.read(here.file, OWNERS[len(PLACE) + 1:]).files.values())
+        return notes.owners(record.read_files(here.file, OWNERS[len(PLACE) + 1:]))
     except (FileNotFoundError, Refused):
         return {}
     finally:
